@@ -1,0 +1,1 @@
+//! One typed configuration: defaults < file < environment < flags.
