@@ -6,6 +6,8 @@
 //!
 //! Times are seconds on the clock of the samples, never of arrival.
 
+pub mod engine;
+pub mod stream;
 pub mod weights;
 
 use std::{fmt, sync::Arc, time::Duration};
