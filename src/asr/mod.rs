@@ -6,6 +6,7 @@
 //!
 //! Times are seconds on the clock of the samples, never of arrival.
 
+pub mod captions;
 pub mod engine;
 pub mod stream;
 pub mod weights;
