@@ -153,8 +153,9 @@ class Sampler:
         else:
             level = db(r.uniform(-60, -15)) + 1e-6
         kind = r.random()
-        below = r.uniform(5, 30) if kind < 0.75 else r.uniform(35, 60)
-        ratio = db(-below) if segments else 1.0
+        ratio = 1.0
+        if segments:
+            ratio = db(-(r.uniform(5, 30) if kind < 0.75 else r.uniform(35, 60)))
         if kind < 0.62 or kind >= 0.75 or not segments:
             noise = self.noise[int(rng.integers(len(self.noise)))]
             start = int(rng.integers(len(noise) - (last - first)))
