@@ -12,7 +12,10 @@ use std::{
 
 use clap::{ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use super::{Context, Exit, Failure, StdoutClosed, Stream, Terminal, completions, config, doctor, version};
+use super::{
+    Context, Exit, Failure, Stdout, StdoutClosed, Stream, Terminal, Threads, completions, config, doctor,
+    models, version,
+};
 use crate::{
     config::{Color, ConfigError, Environment, Loaded, Loader, LogFormat, Overrides},
     shutdown::Shutdown,
@@ -65,6 +68,8 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// List, download, remove and describe speech models
+    Models(models::ModelsArgs),
     /// Show, check or explain the configuration
     Config(config::Args),
     /// Tell what works on this machine, and how to fix the rest
@@ -128,6 +133,18 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     let session = Session { global: cli.global, environment: Environment::of_process() };
     match cli.command {
+        Command::Models(args) => {
+            let context = session.start_with(Overrides::default(), Audience::Person)?;
+            let hub = models::hub_options(&context)?;
+            let mut out = Stdout::lock();
+            let models = models::ModelsContext {
+                hub: &hub,
+                cancelled: context.shutdown.child_token(),
+                display: models::PullDisplay::detect(),
+                out: &mut out,
+            };
+            context.block_on(Threads::Current, models::run(args, models))
+        }
         Command::Config(args) => match args.action {
             config::Action::Example => config::example(),
             config::Action::Show(args) => config::show(&args, &session.load(Overrides::default())?),
@@ -171,6 +188,12 @@ impl Session {
         loader.assignments(set.clone()).overrides(global).overrides(overrides).load()
     }
 
+    /// [`Session::load`] and [`Session::start`] in one: what most commands do.
+    fn start_with(self, overrides: Overrides, audience: Audience) -> anyhow::Result<Context> {
+        let loaded = self.load(overrides)?;
+        self.start(loaded, audience)
+    }
+
     /// Starts the logs and hands over what a command needs.
     fn start(self, loaded: Loaded, audience: Audience) -> anyhow::Result<Context> {
         let no_color = self.environment.no_color();
@@ -200,6 +223,10 @@ fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let failure = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());
+    if error.chain().any(|cause| cause.is::<models::Interrupted>()) {
+        drop(writeln!(io::stderr(), "{error:#}"));
+        return ExitCode::from(Exit::Interrupted as u8);
+    }
     let exit = match failure {
         Some(failure) => failure.exit,
         None if error.chain().any(|cause| cause.is::<ConfigError>()) => Exit::Config,

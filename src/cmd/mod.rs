@@ -8,6 +8,7 @@ mod cli;
 mod completions;
 mod config;
 mod doctor;
+mod models;
 mod version;
 
 pub use cli::main;
@@ -119,6 +120,8 @@ pub enum Exit {
     Unavailable = 69,
     /// The configuration is wrong.
     Config = 78,
+    /// The user stopped it before it was done.
+    Interrupted = 130,
 }
 
 /// An error that says how the process ends. Without one an error ends it with 1, except that a
