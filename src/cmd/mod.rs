@@ -8,7 +8,7 @@ mod cli;
 mod completions;
 mod config;
 mod doctor;
-mod models;
+pub mod models;
 mod version;
 
 pub use cli::main;
