@@ -13,8 +13,8 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::asr::weights::{
-    self, BUILTIN, BUILTIN_NAME, BUILTIN_SHAPE, CATALOGUE, Entry, HubOptions, Installed, Languages, ModelFiles,
-    ModelName, PullEvent, PullProgress, Pulled, Shape, WeightsError,
+    self, BUILTIN, BUILTIN_NAME, BUILTIN_SHAPE, CATALOGUE, Entry, HubOptions, Installed, Languages,
+    ModelFiles, ModelName, PullEvent, PullProgress, Pulled, Shape, WeightsError,
 };
 
 /// Flags of `godctl models`.
@@ -27,7 +27,9 @@ pub struct ModelsArgs {
 #[derive(Debug, Subcommand)]
 enum ModelsCommand {
     /// Show the catalogue and what is installed
-    #[command(after_help = "Examples:\n  godctl models list\n  godctl models list --json | jq -r '.[] | select(.installed) | .name'")]
+    #[command(
+        after_help = "Examples:\n  godctl models list\n  godctl models list --json | jq -r '.[] | select(.installed) | .name'"
+    )]
     List {
         /// Print one JSON array instead of the table
         #[arg(long)]
@@ -68,7 +70,9 @@ An interrupted pull goes on where it stopped when the same command is run again.
         json: bool,
     },
     /// Show all that is known of a model, installed or not, without using the network
-    #[command(after_help = "Examples:\n  godctl models info large-v3-turbo\n  godctl models info ./my-fine-tune --json")]
+    #[command(
+        after_help = "Examples:\n  godctl models info large-v3-turbo\n  godctl models info ./my-fine-tune --json"
+    )]
     Info {
         /// A name of the catalogue, owner/name[@revision], or a directory
         name: String,
@@ -111,7 +115,10 @@ pub struct ModelsContext<'a> {
 
 impl std::fmt::Debug for ModelsContext<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ModelsContext").field("hub", &self.hub).field("display", &self.display).finish_non_exhaustive()
+        f.debug_struct("ModelsContext")
+            .field("hub", &self.hub)
+            .field("display", &self.display)
+            .finish_non_exhaustive()
     }
 }
 
@@ -266,7 +273,8 @@ impl Row {
         let mut row = Self::unknown(path.display().to_string(), None);
         row.measure(path);
         let files = std::fs::read_dir(path).into_iter().flatten().flatten();
-        row.size_bytes = Some(files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum());
+        row.size_bytes =
+            Some(files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum());
         row.installed = Some(Place { path: path.to_owned(), commit: None, installed_at: None, damage: None });
         row
     }
@@ -311,15 +319,22 @@ fn list(hub: &HubOptions, json: bool, out: &mut dyn Write) -> anyhow::Result<()>
             "{:width$}  {:>10}  {:>8}  {:>8}  {:14}  {:10}  {}",
             row.name,
             row.parameters.map_or_else(|| "?".to_owned(), parameters),
-            row.size_bytes.map_or_else(|| "?".to_owned(), |bytes| if exact { size(bytes) } else { about(bytes) }),
+            row.size_bytes
+                .map_or_else(|| "?".to_owned(), |bytes| if exact { size(bytes) } else { about(bytes) }),
             row.memory_bytes_estimate.map_or_else(|| "?".to_owned(), about),
             row.languages.map_or_else(|| "?".to_owned(), |languages| languages.to_string()),
             row.licence.as_deref().unwrap_or("?"),
             row.state(),
         )?;
     }
-    writeln!(out, "\n~ is approximate. MEMORY is an estimate for one stream on a CPU, with the weights as f32.")?;
-    writeln!(out, "godctl models info NAME says what a model is good for; godctl models pull NAME installs it.")?;
+    writeln!(
+        out,
+        "\n~ is approximate. MEMORY is an estimate for one stream on a CPU, with the weights as f32."
+    )?;
+    writeln!(
+        out,
+        "godctl models info NAME says what a model is good for; godctl models pull NAME installs it."
+    )?;
     Ok(())
 }
 
@@ -348,12 +363,16 @@ fn print_info(row: &Row, out: &mut dyn Write) -> anyhow::Result<()> {
     line("from", row.repo.as_ref().map(|repo| format!("{repo} on the Hugging Face hub")))?;
     line("good for", row.good_for.map(str::to_owned))?;
     line("languages", row.languages.map(|languages| languages.to_string()))?;
-    line("licence", row.licence.as_ref().map(|licence| format!("{licence} (as its model card says)")))?;
+    let source = if row.builtin { "" } else { " (as its model card says)" };
+    line("licence", row.licence.as_ref().map(|licence| format!("{licence}{source}")))?;
     line("parameters", row.parameters.map(parameters))?;
     match (&row.installed, row.builtin) {
         (Some(place), _) => {
             line("size", row.size_bytes.map(size))?;
-            line("memory", row.memory_bytes_estimate.map(|bytes| format!("{} (estimate, f32 on a CPU)", about(bytes))))?;
+            line(
+                "memory",
+                row.memory_bytes_estimate.map(|bytes| format!("{} (estimate, f32 on a CPU)", about(bytes))),
+            )?;
             line("path", Some(place.path.display().to_string()))?;
             line("commit", place.commit.clone())?;
             line("installed", place.installed_at.clone())?;
@@ -361,12 +380,18 @@ fn print_info(row: &Row, out: &mut dyn Write) -> anyhow::Result<()> {
         }
         (None, true) => {
             line("size", row.size_bytes.map(size))?;
-            line("memory", row.memory_bytes_estimate.map(|bytes| format!("{} (estimate, f32 on a CPU)", about(bytes))))?;
+            line(
+                "memory",
+                row.memory_bytes_estimate.map(|bytes| format!("{} (estimate, f32 on a CPU)", about(bytes))),
+            )?;
             line("path", Some("inside the godctl binary".to_owned()))?;
         }
         (None, false) => {
             line("download", row.size_bytes.map(about))?;
-            line("memory", row.memory_bytes_estimate.map(|bytes| format!("{} (estimate, f32 on a CPU)", about(bytes))))?;
+            line(
+                "memory",
+                row.memory_bytes_estimate.map(|bytes| format!("{} (estimate, f32 on a CPU)", about(bytes))),
+            )?;
             line("installed", Some(format!("no; run: godctl models pull {}", row.name)))?;
         }
     }
@@ -415,7 +440,9 @@ fn report_pull(pulled: &Pulled, json: bool, out: &mut dyn Write) -> anyhow::Resu
         );
     }
     match pulled {
-        Pulled::BuiltIn => writeln!(out, "{BUILTIN_NAME} is inside the godctl binary; there is nothing to download")?,
+        Pulled::BuiltIn => {
+            writeln!(out, "{BUILTIN_NAME} is inside the godctl binary; there is nothing to download")?
+        }
         Pulled::Present(model) => {
             writeln!(out, "{} is installed and up to date in {}", model.manifest.name, model.dir.display())?;
         }
@@ -570,7 +597,10 @@ mod tests {
         let text = String::from_utf8(sink.0.lock().clone()).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 11, "{text}");
-        assert_eq!((lines[0], lines[1], lines[10]), ("downloading 2 files, 1.00 MB", " 10 % of 1.00 MB", "100 % of 1.00 MB"));
+        assert_eq!(
+            (lines[0], lines[1], lines[10]),
+            ("downloading 2 files, 1.00 MB", " 10 % of 1.00 MB", "100 % of 1.00 MB")
+        );
     }
 
     #[test]
@@ -579,7 +609,10 @@ mod tests {
             [size(0), size(999), size(1_500), size(7_190_000), size(154_042_560), size(6_176_219_840)],
             ["0 B", "999 B", "1.50 kB", "7.19 MB", "154 MB", "6.17 GB"]
         );
-        assert_eq!([parameters(3_513_216), parameters(37_760_640), parameters(1_543_490_560)], ["3.5 M", "38 M", "1543 M"]);
+        assert_eq!(
+            [parameters(3_513_216), parameters(37_760_640), parameters(1_543_490_560)],
+            ["3.5 M", "38 M", "1543 M"]
+        );
     }
 
     #[test]

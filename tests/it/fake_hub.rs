@@ -207,10 +207,15 @@ async fn listing(
         .lock()
         .iter()
         .map(|(name, body)| {
-            let blob = hex(&Sha1::new().chain_update(format!("blob {}\0", body.len())).chain_update(body).finalize());
+            let blob = hex(&Sha1::new()
+                .chain_update(format!("blob {}\0", body.len()))
+                .chain_update(body)
+                .finalize());
             match (faults.bare, is_large(name)) {
                 (true, _) => serde_json::json!({ "rfilename": name }),
-                (false, false) => serde_json::json!({ "rfilename": name, "size": body.len(), "blobId": blob }),
+                (false, false) => {
+                    serde_json::json!({ "rfilename": name, "size": body.len(), "blobId": blob })
+                }
                 (false, true) => serde_json::json!({
                     "rfilename": name, "size": body.len(), "blobId": "00".repeat(20),
                     "lfs": { "sha256": hex(&Sha256::digest(body)), "size": body.len(), "pointerSize": 134 },
@@ -250,7 +255,9 @@ async fn resolve(
         let to = match (faults.redirect_loop, faults.redirect && is_large(&file)) {
             (true, _) => Some(format!("?again={SIGNATURE}")),
             // Another name and another port than the hub's.
-            (false, true) => Some(format!("http://localhost:{}/storage/{file}?signature={SIGNATURE}", inner.other.port())),
+            (false, true) => {
+                Some(format!("http://localhost:{}/storage/{file}?signature={SIGNATURE}", inner.other.port()))
+            }
             (false, false) => None,
         };
         if let Some(to) = to {
@@ -260,7 +267,11 @@ async fn resolve(
     content(&inner, &file, &headers)
 }
 
-async fn storage(State(inner): State<Arc<Inner>>, Path(file): Path<String>, headers: HeaderMap) -> Response<Body> {
+async fn storage(
+    State(inner): State<Arc<Inner>>,
+    Path(file): Path<String>,
+    headers: HeaderMap,
+) -> Response<Body> {
     note(&inner, &file, &headers, true);
     let expired = {
         let mut faults = inner.faults.lock();
@@ -300,7 +311,8 @@ fn content(inner: &Arc<Inner>, file: &str, headers: &HeaderMap) -> Response<Body
     let mut response = Response::builder();
     if let Some(start) = start {
         let from = if faults.wrong_range { 0 } else { start };
-        response = response.status(206).header(header::CONTENT_RANGE, format!("bytes {from}-{}/{size}", size - 1));
+        response =
+            response.status(206).header(header::CONTENT_RANGE, format!("bytes {from}-{}/{size}", size - 1));
         body.drain(..start);
     }
     if !faults.overlong {

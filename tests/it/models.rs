@@ -84,16 +84,24 @@ impl Setup {
         let ModelFiles::Directory(dir) = resolve(Some("tiny"), &self.options).unwrap().files else {
             panic!("not a directory");
         };
-        let mut names: Vec<_> =
-            std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = std::fs::read_dir(&dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort_unstable();
         for name in &names {
             if name != "godctl-model.json" {
                 assert!(std::fs::read(dir.join(name)).unwrap() == self.hub.file(name), "{name} differs");
             }
         }
-        let expected =
-            ["config.json", "generation_config.json", "godctl-model.json", WEIGHTS, "preprocessor_config.json", "tokenizer.json"];
+        let expected = [
+            "config.json",
+            "generation_config.json",
+            "godctl-model.json",
+            WEIGHTS,
+            "preprocessor_config.json",
+            "tokenizer.json",
+        ];
         assert_eq!(names, expected);
         let left: Vec<_> = std::fs::read_dir(self.options.dir.join(".incomplete"))
             .unwrap()
@@ -123,16 +131,20 @@ fn retries(events: &[PullEvent]) -> Vec<Duration> {
 async fn a_healthy_hub_gives_the_needed_files_at_one_commit() {
     let setup = Setup::new().await;
     let events = setup.survives(Faults::default()).await;
-    let total = ["config.json", "tokenizer.json", "generation_config.json", "preprocessor_config.json", WEIGHTS]
-        .iter()
-        .map(|name| setup.hub.file(name).len() as u64)
-        .sum();
+    let total =
+        ["config.json", "tokenizer.json", "generation_config.json", "preprocessor_config.json", WEIGHTS]
+            .iter()
+            .map(|name| setup.hub.file(name).len() as u64)
+            .sum();
     assert!(events.contains(&PullEvent::Planned { files: 5, total }), "{events:?}");
     assert!(events.contains(&PullEvent::Progress { done: total }));
     let model = installed(&setup.options.dir).unwrap().remove(0);
     assert!(model.dir.ends_with("openai--whisper-tiny@169d4a4341b3"));
     let manifest = model.manifest;
-    assert_eq!((manifest.name.as_str(), manifest.repo.as_str(), manifest.commit.as_str()), ("tiny", REPO, COMMIT));
+    assert_eq!(
+        (manifest.name.as_str(), manifest.repo.as_str(), manifest.commit.as_str()),
+        ("tiny", REPO, COMMIT)
+    );
     assert_eq!(manifest.licence.as_deref(), Some("apache-2.0"));
     assert!(manifest.files.iter().all(|file| file.sha256.len() == 64));
     let seen = setup.hub.seen();
@@ -148,11 +160,17 @@ async fn a_healthy_hub_gives_the_needed_files_at_one_commit() {
 #[tokio::test]
 async fn a_cut_connection_goes_on_where_it_ended() {
     let setup = Setup::new().await;
-    let events = setup.survives(Faults { cut: vec![100_000, 50_000, 0, 0, 60_000], ..Faults::default() }).await;
+    let events =
+        setup.survives(Faults { cut: vec![100_000, 50_000, 0, 0, 60_000], ..Faults::default() }).await;
     assert_eq!(restarts(&events), 0);
     assert!(retries(&events).len() >= 5, "{events:?}");
-    let ranges: Vec<_> =
-        setup.hub.seen().into_iter().filter(|request| request.path == WEIGHTS).map(|request| request.range).collect();
+    let ranges: Vec<_> = setup
+        .hub
+        .seen()
+        .into_iter()
+        .filter(|request| request.path == WEIGHTS)
+        .map(|request| request.range)
+        .collect();
     assert_eq!(ranges.len(), 6);
     assert_eq!(ranges[0], None);
     assert!(ranges[2].is_some() && ranges[2] == ranges[3] && ranges[3] == ranges[4], "{ranges:?}");
@@ -163,7 +181,7 @@ async fn a_hub_that_always_cuts_at_once_is_given_up_and_what_came_is_kept() {
     let setup = Setup::new().await;
     let error = setup.refuses(Faults { cut: vec![100_000, 0, 0, 0, 0], ..Faults::default() }).await;
     assert!(error.is_retryable(), "{error}");
-    assert!(error.to_string().contains("goes on where it stopped"), "{error}");
+    assert!(error.to_string().contains("run the same command again to go on"), "{error}");
     let kept = std::fs::metadata(setup.part()).unwrap().len();
     assert!(kept > 0);
     setup.hub.forget();
@@ -237,7 +255,9 @@ async fn one_corrupt_copy_is_fetched_again_and_a_second_refused() {
 
 #[tokio::test]
 async fn bodies_of_another_length_are_refused() {
-    for faults in [Faults { overlong: true, ..Faults::default() }, Faults { short: true, ..Faults::default() }] {
+    for faults in
+        [Faults { overlong: true, ..Faults::default() }, Faults { short: true, ..Faults::default() }]
+    {
         let setup = Setup::new().await;
         let error = setup.refuses(faults).await;
         assert!(matches!(error, WeightsError::Corrupt { .. }), "{error}");
@@ -248,7 +268,8 @@ async fn bodies_of_another_length_are_refused() {
 async fn the_token_is_not_sent_where_the_hub_redirects_to() {
     let setup = Setup::new().await;
     setup.survives(Faults { redirect: true, expired: 1, ..Faults::default() }).await;
-    let (there, here): (Vec<_>, Vec<_>) = setup.hub.seen().into_iter().partition(|request| request.other_host);
+    let (there, here): (Vec<_>, Vec<_>) =
+        setup.hub.seen().into_iter().partition(|request| request.other_host);
     assert_eq!(there.len(), 2, "an address that ran out is asked for again");
     assert!(there.iter().all(|request| !request.token) && here.iter().all(|request| request.token));
 
@@ -279,11 +300,22 @@ async fn refusals_say_what_to_do() {
     let refuse = |status, code| Faults { refuse: Some((status, code)), ..Faults::default() };
     let page = format!("{}/{REPO}", setup.hub.endpoint());
     let error = setup.refuses(refuse(403, "GatedRepo")).await.to_string();
-    assert_eq!(error, format!("the hub refuses access to {REPO}: accept its licence at {page} with the account of HF_TOKEN"));
-    for (status, code) in [(404, "RepoNotFound"), (401, "RepoNotFound"), (404, "RevisionNotFound"), (404, "")] {
+    assert_eq!(
+        error,
+        format!(
+            "the hub refuses access to {REPO}: accept its licence at {page} with the account of HF_TOKEN"
+        )
+    );
+    for (status, code) in [(404, "RepoNotFound"), (401, "RepoNotFound"), (404, "RevisionNotFound"), (404, "")]
+    {
         let error = setup.refuses(refuse(status, code)).await;
         assert!(matches!(&error, WeightsError::NotFound { .. }), "{status} {code}: {error}");
     }
+    let error = setup.refuses(refuse(401, "")).await;
+    assert!(
+        matches!(error, WeightsError::Settings(_)) && error.to_string().contains("check HF_TOKEN"),
+        "{error}"
+    );
     let error = setup.refuses(refuse(500, "")).await;
     assert!(error.is_retryable(), "{error}");
     let error = setup.refuses(refuse(418, "")).await;
@@ -323,7 +355,8 @@ async fn sharded_weights_come_with_their_index() {
     let (a, b) = weights.split_at(100_000);
     setup.hub.put("model-00001-of-00002.safetensors", a.to_vec());
     setup.hub.put("model-00002-of-00002.safetensors", b.to_vec());
-    let index = r#"{"weight_map":{"x":"model-00001-of-00002.safetensors","y":"model-00002-of-00002.safetensors"}}"#;
+    let index =
+        r#"{"weight_map":{"x":"model-00001-of-00002.safetensors","y":"model-00002-of-00002.safetensors"}}"#;
     setup.hub.put("model.safetensors.index.json", index.into());
     let (result, events) = setup.pull().await;
     let Pulled::Fetched { model, received } = result.unwrap() else { panic!("not fetched") };
@@ -331,12 +364,18 @@ async fn sharded_weights_come_with_their_index() {
     assert_eq!(received, model.bytes());
     let total = model.bytes();
     assert!(events.contains(&PullEvent::Planned { files: 7, total }));
-    assert_eq!(events.iter().rev().find(|event| matches!(event, PullEvent::Progress { .. })), Some(&PullEvent::Progress { done: total }));
+    assert_eq!(
+        events.iter().rev().find(|event| matches!(event, PullEvent::Progress { .. })),
+        Some(&PullEvent::Progress { done: total })
+    );
 
     let setup = Setup::new().await;
     setup.hub.take(WEIGHTS);
     let error = setup.refuses(Faults::default()).await.to_string();
-    assert_eq!(error, format!("{REPO} cannot be used: its weights are only in .bin files; godctl needs {WEIGHTS}"));
+    assert_eq!(
+        error,
+        format!("{REPO} cannot be used: its weights are only in .bin files; godctl needs {WEIGHTS}")
+    );
 }
 
 #[tokio::test]
@@ -423,7 +462,10 @@ async fn the_subcommands_tell_one_story() {
     let run = |line: &'static str| models(&setup.options, line, CancellationToken::new());
     let json = |text: String| serde_json::from_str::<serde_json::Value>(&text).unwrap();
 
-    assert_eq!(run("path tiny").await.unwrap_err().to_string(), "model 'tiny' is not installed; run: godctl models pull tiny");
+    assert_eq!(
+        run("path tiny").await.unwrap_err().to_string(),
+        "model 'tiny' is not installed; run: godctl models pull tiny"
+    );
     assert!(run("info tiny").await.unwrap().contains("no; run: godctl models pull tiny"));
     let pulled = json(run("pull tiny --json").await.unwrap());
     assert_eq!((&pulled["status"], &pulled["name"]), (&"installed".into(), &"tiny".into()));
@@ -433,7 +475,10 @@ async fn the_subcommands_tell_one_story() {
     assert_eq!(json(run("path tiny --json").await.unwrap())["path"], path.trim());
     let list = json(run("list --json").await.unwrap());
     let here: Vec<_> = list.as_array().unwrap().iter().filter(|row| !row["installed"].is_null()).collect();
-    assert_eq!((here.len(), &here[0]["name"], &here[0]["installed"]["commit"]), (1, &"tiny".into(), &COMMIT.into()));
+    assert_eq!(
+        (here.len(), &here[0]["name"], &here[0]["installed"]["commit"]),
+        (1, &"tiny".into(), &COMMIT.into())
+    );
     assert!(run("info tiny").await.unwrap().contains(COMMIT));
     assert!(run("info command-en").await.unwrap().contains("inside the godctl binary"));
     assert!(run("pull command-en").await.unwrap().contains("nothing to download"));
@@ -478,4 +523,38 @@ async fn progress_only_goes_back_when_a_file_starts_again() {
         })
         .collect();
     assert!(done.is_sorted(), "{done:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_full_disk_says_so() {
+    let setup = Setup::new().await;
+    std::fs::create_dir_all(setup.part().parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("/dev/full", setup.part()).unwrap();
+    let error = setup.refuses(Faults::default()).await;
+    assert!(
+        matches!(&error, WeightsError::Disk { .. }) && error.to_string().contains("make room"),
+        "{error:?}"
+    );
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 16, failure_persistence: None, ..Default::default() })]
+
+    /// However the connection fails, in whatever order, what is installed is the hub's, byte for byte.
+    #[test]
+    fn any_cuts_give_the_same_model(
+        cut in proptest::collection::vec(0_usize..400_000, 0..6),
+        no_range: bool,
+        redirect: bool,
+        busy in 0_usize..3,
+    ) {
+        // More tries than there can be failures in a row.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut setup = Setup::new().await;
+            setup.options.retry.attempts = 16;
+            setup.survives(Faults { cut, no_range, redirect, busy, ..Faults::default() }).await;
+        });
+    }
 }

@@ -63,7 +63,8 @@ impl Shape {
     pub const fn memory_estimate(&self) -> u64 {
         const F32: u64 = 4;
         const PROGRAM: u64 = 60_000_000;
-        let caches = 2 * self.decoder_layers * (self.audio_positions + self.text_positions) * self.width * F32;
+        let caches =
+            2 * self.decoder_layers * (self.audio_positions + self.text_positions) * self.width * F32;
         // Scores of one attention layer (heads are 64 wide) and the inner activations of one feed-forward layer.
         let scores = (self.width / 64) * self.audio_positions * self.audio_positions * F32;
         let inner = 2 * 4 * self.width * self.audio_positions * F32;
@@ -73,7 +74,7 @@ impl Shape {
 
 /// What a model understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", tag = "kind", content = "count")]
 pub enum Languages {
     /// English only.
     English,
@@ -135,7 +136,15 @@ impl Entry {
 
 const fn shape(width: u64, encoder_layers: u64, decoder_layers: u64, vocabulary: u64) -> Shape {
     let mels = if vocabulary > MULTILINGUAL { 128 } else { 80 };
-    Shape { width, encoder_layers, decoder_layers, vocabulary, mels, audio_positions: 1500, text_positions: 448 }
+    Shape {
+        width,
+        encoder_layers,
+        decoder_layers,
+        vocabulary,
+        mels,
+        audio_positions: 1500,
+        text_positions: 448,
+    }
 }
 
 /// Tokens of the English models, of the multilingual ones, and of version 3 (which added Cantonese).
@@ -219,9 +228,12 @@ pub(super) fn nearest(name: &str, also: &'static str) -> Option<&'static str> {
     let wanted = name.to_ascii_lowercase();
     let wanted = wanted.rsplit('/').next().unwrap_or(&wanted);
     let wanted = wanted.strip_prefix("whisper-").unwrap_or(wanted);
-    let names = CATALOGUE.iter().flat_map(|entry| std::iter::once(entry.name).chain(entry.aliases.iter().copied()));
-    let (distance, best) =
-        names.chain(std::iter::once(also)).map(|known| (distance(wanted, known), known)).min_by_key(|(d, _)| *d)?;
+    let names =
+        CATALOGUE.iter().flat_map(|entry| std::iter::once(entry.name).chain(entry.aliases.iter().copied()));
+    let (distance, best) = names
+        .chain(std::iter::once(also))
+        .map(|known| (distance(wanted, known), known))
+        .min_by_key(|(d, _)| *d)?;
     // Up to a third of the letters may be wrong, at most three.
     (distance <= (best.len() / 3).clamp(1, 3)).then_some(best)
 }
@@ -268,7 +280,9 @@ mod tests {
     #[test]
     fn sizes_are_those_of_the_hub_within_a_hundredth() {
         // `model.safetensors` as listed by the hub, in megabytes.
-        for (name, megabytes) in [("tiny", 151.1), ("base", 290.4), ("small", 967.0), ("large-v3", 3087.0), ("turbo", 1618.0)] {
+        for (name, megabytes) in
+            [("tiny", 151.1), ("base", 290.4), ("small", 967.0), ("large-v3", 3087.0), ("turbo", 1618.0)]
+        {
             let weights = Entry::find(name).unwrap();
             let stored = (weights.shape.parameters() * weights.stored_bytes) as f64 / 1e6;
             assert!((stored / megabytes - 1.0).abs() < 0.01, "{name}: {stored} MB");
@@ -277,14 +291,19 @@ mod tests {
 
     #[test]
     fn names_aliases_and_repositories_are_unique_and_turbo_is_turbo() {
-        let mut all: Vec<&str> = CATALOGUE.iter().flat_map(|e| e.aliases.iter().chain([&e.name, &e.repo])).copied().collect();
+        let mut all: Vec<&str> =
+            CATALOGUE.iter().flat_map(|e| e.aliases.iter().chain([&e.name, &e.repo])).copied().collect();
         let count = all.len();
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), count);
         assert_eq!(Entry::find("turbo").unwrap().repo, "openai/whisper-large-v3-turbo");
         assert_eq!(Entry::find("Large").unwrap().repo, "openai/whisper-large-v3");
-        assert!(CATALOGUE.iter().all(|e| (e.languages == English) == (e.name.ends_with(".en") || e.name.starts_with("distil"))));
+        assert!(
+            CATALOGUE.iter().all(
+                |e| (e.languages == English) == (e.name.ends_with(".en") || e.name.starts_with("distil"))
+            )
+        );
     }
 
     #[test]

@@ -76,7 +76,11 @@ impl Sums {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|nibble| char::from_digit(nibble.into(), 16)).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|nibble| char::from_digit(nibble.into(), 16))
+        .collect()
 }
 
 fn corrupt(file: &RemoteFile, reason: String) -> WeightsError {
@@ -125,7 +129,10 @@ impl<'a> Part<'a> {
 
     async fn append(&mut self, bytes: &[u8]) -> Result<(), WeightsError> {
         if self.length + bytes.len() as u64 > self.file.size {
-            return Err(corrupt(self.file, format!("it is longer than the {} bytes that the hub says", self.file.size)));
+            return Err(corrupt(
+                self.file,
+                format!("it is longer than the {} bytes that the hub says", self.file.size),
+            ));
         }
         self.handle.write_all(bytes).await.map_err(WeightsError::disk("write", &self.path))?;
         self.sums.update(bytes, &self.file.checksum);
@@ -148,7 +155,12 @@ impl<'a> Part<'a> {
 }
 
 /// Hashes from the handle's position to its end; gives the number of bytes.
-async fn hash(handle: &mut File, sums: &mut Sums, file: &RemoteFile, path: &Path) -> Result<u64, WeightsError> {
+async fn hash(
+    handle: &mut File,
+    sums: &mut Sums,
+    file: &RemoteFile,
+    path: &Path,
+) -> Result<u64, WeightsError> {
     let mut buffer = vec![0; HASH_CHUNK];
     let mut length = 0;
     loop {
@@ -169,10 +181,18 @@ impl Download<'_> {
     ///
     /// # Cancel safety
     /// Dropping the future keeps the part for the next call.
-    pub(super) async fn fetch(&mut self, file: &RemoteFile, directory: &Path) -> Result<Complete, WeightsError> {
+    pub(super) async fn fetch(
+        &mut self,
+        file: &RemoteFile,
+        directory: &Path,
+    ) -> Result<Complete, WeightsError> {
         let target = directory.join(&file.name);
         if let Some(complete) = already_complete(&target, file).await? {
-            self.progress.on(PullEvent::File { name: file.name.clone(), size: file.size, resumed: file.size });
+            self.progress.on(PullEvent::File {
+                name: file.name.clone(),
+                size: file.size,
+                resumed: file.size,
+            });
             self.add(file.size);
             return Ok(complete);
         }
@@ -207,7 +227,12 @@ impl Download<'_> {
     }
 
     /// One copy of the file, over as many connections as it takes.
-    async fn fill(&mut self, file: &RemoteFile, path: PathBuf, target: &Path) -> Result<Complete, WeightsError> {
+    async fn fill(
+        &mut self,
+        file: &RemoteFile,
+        path: PathBuf,
+        target: &Path,
+    ) -> Result<Complete, WeightsError> {
         let mut part = Part::open(path, file).await?;
         self.progress.on(PullEvent::File { name: file.name.clone(), size: file.size, resumed: part.length });
         let mut backoff = Backoff::new(self.policy);
@@ -237,10 +262,15 @@ impl Download<'_> {
                     self.restarted(file, "the server cannot resume".to_owned());
                 }
                 if let Some(length) = response.content_length().filter(|length| *length != file.size) {
-                    return Err(corrupt(file, format!("the server sends {length} bytes, the hub says {}", file.size)));
+                    return Err(corrupt(
+                        file,
+                        format!("the server sends {length} bytes, the hub says {}", file.size),
+                    ));
                 }
             }
-            status => return Err(corrupt(file, format!("the server answered {status} to byte {}", part.length))),
+            status => {
+                return Err(corrupt(file, format!("the server answered {status} to byte {}", part.length)));
+            }
         }
         let doing = || format!("downloading {}", file.name);
         while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&doing(), error))? {
@@ -249,7 +279,10 @@ impl Download<'_> {
             self.progress.on(PullEvent::Progress { done: self.done + part.length });
         }
         if part.length < file.size {
-            return Err(unreachable(&doing(), format!("the connection ended after {} of {} bytes", part.length, file.size)));
+            return Err(unreachable(
+                &doing(),
+                format!("the connection ended after {} of {} bytes", part.length, file.size),
+            ));
         }
         Ok(())
     }
@@ -265,7 +298,8 @@ fn continues(response: &Response, offset: u64, size: u64) -> bool {
         .and_then(|range| range.split_once('-'))
         .is_some_and(|(start, rest)| {
             let total = rest.rsplit('/').next();
-            start.parse() == Ok(offset) && total.is_some_and(|total| total == "*" || total.parse() == Ok(size))
+            start.parse() == Ok(offset)
+                && total.is_some_and(|total| total == "*" || total.parse() == Ok(size))
         })
 }
 
@@ -283,7 +317,9 @@ pub(super) async fn retry_or_give_up(
     }
     let Some(wait) = backoff.next(error.retry_after()) else { return Err(error) };
     let reason = match &error {
-        WeightsError::Unreachable { doing, source } => format!("{doing} failed: {}", innermost(source.as_ref())),
+        WeightsError::Unreachable { doing, source } => {
+            format!("{doing} failed: {}", innermost(source.as_ref()))
+        }
         other => other.to_string(),
     };
     tracing::debug!(wait_ms = wait.as_millis(), reason, "the hub will be asked again");

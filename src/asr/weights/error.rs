@@ -4,7 +4,7 @@ use std::{error::Error, io, path::PathBuf, time::Duration};
 
 /// What went wrong with a model's files. Each variant is a different thing for the caller or the user to do.
 ///
-/// No variant holds a token, nor a signed download address.
+/// No variant holds a token, nor a signed download address. Hints stand before the cause, which `{:#}` adds.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// No model has that name: correct it.
@@ -60,7 +60,9 @@ pub enum WeightsError {
         dir: PathBuf,
     },
     /// The network would be needed, and may not be used.
-    #[error("model '{name}' is not installed and offline mode is on; unset HF_HUB_OFFLINE or set models.offline = false")]
+    #[error(
+        "model '{name}' is not installed and offline mode is on; unset HF_HUB_OFFLINE or set models.offline = false"
+    )]
     Offline {
         /// The model.
         name: String,
@@ -94,7 +96,7 @@ pub enum WeightsError {
         retry_after: Option<Duration>,
     },
     /// The connection failed or was cut: try again; what was received is kept.
-    #[error("{doing} failed; check the network and run the same command again, it goes on where it stopped")]
+    #[error("{doing} failed (what came before is kept; run the same command again to go on)")]
     Unreachable {
         /// What was being done.
         doing: String,
@@ -119,7 +121,9 @@ pub enum WeightsError {
         reason: String,
     },
     /// What was received is not what the hub's metadata promises, twice: nothing was installed.
-    #[error("{file} arrived damaged: {reason}; nothing was installed, try again later or another HF_ENDPOINT")]
+    #[error(
+        "{file} arrived damaged: {reason}; nothing was installed, try again later or another HF_ENDPOINT"
+    )]
     Corrupt {
         /// The file.
         file: String,
@@ -167,7 +171,10 @@ impl WeightsError {
 
 fn did_you_mean(suggestion: Option<&str>) -> String {
     suggestion.map_or_else(
-        || "; see: godctl models list (or give owner/name of a Hugging Face model, or a directory)".to_owned(),
+        || {
+            "; see: godctl models list (or give owner/name of a Hugging Face model, or a directory)"
+                .to_owned()
+        },
         |name| format!("; did you mean '{name}'? see: godctl models list"),
     )
 }
@@ -190,10 +197,10 @@ fn try_after(retry_after: Option<Duration>) -> String {
 fn disk_hint(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; make room, or set models.dir to another disk, and run it again: it goes on where it stopped"
+            " (make room or set models.dir to another disk; what came so far is kept for the next pull)"
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "; set models.dir to a directory that you may write to"
+            " (set models.dir to a directory that you may write to)"
         }
         _ => "",
     }
@@ -208,7 +215,10 @@ mod tests {
         let full = WeightsError::disk("write", "/m/x.part")(io::Error::from(io::ErrorKind::StorageFull));
         assert!(full.to_string().contains("make room"), "{full}");
         let closed = WeightsError::disk("create", "/m")(io::Error::from(io::ErrorKind::PermissionDenied));
-        assert_eq!(closed.to_string(), "cannot create /m; set models.dir to a directory that you may write to");
+        assert_eq!(
+            closed.to_string(),
+            "cannot create /m (set models.dir to a directory that you may write to)"
+        );
         assert!(!closed.is_retryable());
     }
 

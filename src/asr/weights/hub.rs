@@ -95,9 +95,12 @@ impl Hub {
             .as_ref()
             .filter(|token| !token.expose().is_empty())
             .map(|token| {
-                let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose())).map_err(|_| {
-                    WeightsError::Settings("the hub token holds characters that no token has; check HF_TOKEN".to_owned())
-                })?;
+                let mut value =
+                    HeaderValue::from_str(&format!("Bearer {}", token.expose())).map_err(|_| {
+                        WeightsError::Settings(
+                            "the hub token holds characters that no token has; check HF_TOKEN".to_owned(),
+                        )
+                    })?;
                 value.set_sensitive(true);
                 Ok(value)
             })
@@ -116,14 +119,17 @@ impl Hub {
         let mut response = self.get(url, 0, &model.repo).await?;
         self.refuse(&response, &model.repo, &format!("{} at revision {}", model.repo, model.revision))?;
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| unreachable("reading the model's file list", e))? {
+        while let Some(chunk) =
+            response.chunk().await.map_err(|e| unreachable("reading the model's file list", e))?
+        {
             if body.len() + chunk.len() > MAX_LISTING_BYTES {
                 return Err(self.protocol("the file list does not end"));
             }
             body.extend_from_slice(&chunk);
         }
-        let answer: Answer = serde_json::from_slice(&body)
-            .map_err(|error| self.protocol(&format!("the file list of {} cannot be read: {error}", model.repo)))?;
+        let answer: Answer = serde_json::from_slice(&body).map_err(|error| {
+            self.protocol(&format!("the file list of {} cannot be read: {error}", model.repo))
+        })?;
         self.listing(model, answer)
     }
 
@@ -133,19 +139,22 @@ impl Hub {
             return Err(self.protocol("the commit is not a commit"));
         }
         if let Some(evil) = answer.siblings.iter().find(|file| !is_inside(&file.name)) {
-            return Err(self.protocol(&format!("a file is called {:?}, outside of its repository", evil.name)));
+            return Err(
+                self.protocol(&format!("a file is called {:?}, outside of its repository", evil.name))
+            );
         }
-        let licence = answer.card.as_ref().and_then(|card| card.get("license")).and_then(|licence| match licence {
-            serde_json::Value::String(one) => Some(one.clone()),
-            serde_json::Value::Array(many) => {
-                let names: Vec<_> = many.iter().filter_map(serde_json::Value::as_str).collect();
-                (!names.is_empty()).then(|| names.join(", "))
-            }
-            serde_json::Value::Null
-            | serde_json::Value::Bool(_)
-            | serde_json::Value::Number(_)
-            | serde_json::Value::Object(_) => None,
-        });
+        let licence =
+            answer.card.as_ref().and_then(|card| card.get("license")).and_then(|licence| match licence {
+                serde_json::Value::String(one) => Some(one.clone()),
+                serde_json::Value::Array(many) => {
+                    let names: Vec<_> = many.iter().filter_map(serde_json::Value::as_str).collect();
+                    (!names.is_empty()).then(|| names.join(", "))
+                }
+                serde_json::Value::Null
+                | serde_json::Value::Bool(_)
+                | serde_json::Value::Number(_)
+                | serde_json::Value::Object(_) => None,
+            });
         let tagged = || answer.tags.iter().find_map(|tag| tag.strip_prefix("license:")).map(str::to_owned);
         Ok(Listing {
             repo: model.repo.clone(),
@@ -159,7 +168,12 @@ impl Hub {
     ///
     /// # Errors
     /// Any of the network's and the hub's variants of [`WeightsError`].
-    pub(super) async fn open(&self, listing: &Listing, file: &str, offset: u64) -> Result<Response, WeightsError> {
+    pub(super) async fn open(
+        &self,
+        listing: &Listing,
+        file: &str,
+        offset: u64,
+    ) -> Result<Response, WeightsError> {
         let mut url = self.url(&[], &listing.repo)?;
         self.push(&mut url, &["resolve", &listing.commit, file])?;
         let response = self.get(url, offset, file).await?;
@@ -241,7 +255,8 @@ impl Hub {
             return Ok(());
         }
         let endpoint = self.shown().to_owned();
-        let code = response.headers().get("x-error-code").and_then(|code| code.to_str().ok()).unwrap_or_default();
+        let code =
+            response.headers().get("x-error-code").and_then(|code| code.to_str().ok()).unwrap_or_default();
         Err(match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 WeightsError::Busy { endpoint, status: status.as_u16(), retry_after: retry_after(response) }
@@ -253,6 +268,12 @@ impl Hub {
             // For whoever is not logged in, the hub answers 401 to what does not exist.
             _ if ["RepoNotFound", "RevisionNotFound", "EntryNotFound"].contains(&code) => {
                 WeightsError::NotFound { what: what.to_owned(), endpoint }
+            }
+            // Not even public models are given to a token that is not one.
+            StatusCode::UNAUTHORIZED if self.authorization.is_some() && code != "GatedRepo" => {
+                WeightsError::Settings(format!(
+                    "{endpoint} does not accept the token; check HF_TOKEN (models.token), it may have expired"
+                ))
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => WeightsError::AccessDenied {
                 repo: repo.to_owned(),
@@ -282,8 +303,8 @@ impl Hub {
             }
             _ => None,
         };
-        let (size, checksum) =
-            checked.ok_or_else(|| self.protocol(&format!("{name} is listed without its size and checksum")))?;
+        let (size, checksum) = checked
+            .ok_or_else(|| self.protocol(&format!("{name} is listed without its size and checksum")))?;
         Ok(Some(RemoteFile { name: name.to_owned(), size, checksum }))
     }
 }
@@ -298,15 +319,20 @@ impl Listing {
 fn parse_endpoint(endpoint: &str) -> Result<Url, WeightsError> {
     // The text itself is not shown before it is known to hold no password.
     let url = Url::parse(endpoint.trim()).map_err(|error| {
-        WeightsError::Settings(format!("models.endpoint (HF_ENDPOINT) is not an address: {error}; e.g. https://huggingface.co"))
+        WeightsError::Settings(format!(
+            "models.endpoint (HF_ENDPOINT) is not an address: {error}; e.g. https://huggingface.co"
+        ))
     })?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(WeightsError::Settings(
-            "models.endpoint (HF_ENDPOINT) holds a user name or password; put the token into HF_TOKEN".to_owned(),
+            "models.endpoint (HF_ENDPOINT) holds a user name or password; put the token into HF_TOKEN"
+                .to_owned(),
         ));
     }
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(WeightsError::Settings(format!("models.endpoint (HF_ENDPOINT) must be http or https, not {url}")));
+        return Err(WeightsError::Settings(format!(
+            "models.endpoint (HF_ENDPOINT) must be http or https, not {url}"
+        )));
     }
     Ok(url)
 }
@@ -336,7 +362,9 @@ fn client(endpoint: &Url) -> Result<Client, WeightsError> {
         })
         .map_err(|error| {
             let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-            WeightsError::Settings(format!("cannot set up TLS: {reason}; is the package ca-certificates installed?"))
+            WeightsError::Settings(format!(
+                "cannot set up TLS: {reason}; is the package ca-certificates installed?"
+            ))
         })
 }
 
@@ -391,7 +419,10 @@ mod tests {
         let hub = hub("http://127.0.0.1:1/mirror/").unwrap();
         let mut url = hub.url(&["api", "models"], "openai/whisper-tiny").unwrap();
         hub.push(&mut url, &["revision", "refs/pr/1"]).unwrap();
-        assert_eq!(url.as_str(), "http://127.0.0.1:1/mirror/api/models/openai/whisper-tiny/revision/refs%2Fpr%2F1");
+        assert_eq!(
+            url.as_str(),
+            "http://127.0.0.1:1/mirror/api/models/openai/whisper-tiny/revision/refs%2Fpr%2F1"
+        );
     }
 
     #[test]
@@ -412,7 +443,9 @@ mod tests {
         assert!(matches!(weights.checksum, Checksum::Sha256(sum) if sum.ends_with("ab")));
         assert!(hub.file(&listing, "absent").unwrap().is_none());
         assert!(matches!(hub.file(&listing, "bare"), Err(WeightsError::Protocol { .. })));
-        for evil in [r#"{"sha":"../../x","siblings":[]}"#, r#"{"sha":"0000000","siblings":[{"rfilename":"../x"}]}"#] {
+        for evil in
+            [r#"{"sha":"../../x","siblings":[]}"#, r#"{"sha":"0000000","siblings":[{"rfilename":"../x"}]}"#]
+        {
             assert!(matches!(answer(evil), Err(WeightsError::Protocol { .. })), "{evil}");
         }
     }

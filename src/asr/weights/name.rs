@@ -95,7 +95,10 @@ fn bad(name: &str, reason: &str) -> WeightsError {
 }
 
 fn is_explicit_path(typed: &str) -> bool {
-    Path::new(typed).is_absolute() || [".", ".."].contains(&typed) || typed.starts_with("./") || typed.starts_with("../")
+    Path::new(typed).is_absolute()
+        || [".", ".."].contains(&typed)
+        || typed.starts_with("./")
+        || typed.starts_with("../")
 }
 
 /// The hub's own rules: two parts of letters, digits, `.`, `_`, `-`, at most 96 characters each.
@@ -147,9 +150,15 @@ mod tests {
     #[test]
     fn every_way_to_name_a_model() {
         assert_eq!(ModelName::parse("command-en").unwrap(), ModelName::BuiltIn);
-        assert_eq!(hub("turbo"), ("large-v3-turbo".into(), "openai/whisper-large-v3-turbo".into(), "main".into()));
+        assert_eq!(
+            hub("turbo"),
+            ("large-v3-turbo".into(), "openai/whisper-large-v3-turbo".into(), "main".into())
+        );
         assert_eq!(hub("openai/whisper-base"), ("base".into(), "openai/whisper-base".into(), "main".into()));
-        assert_eq!(hub("base@refs/pr/2"), ("base@refs/pr/2".into(), "openai/whisper-base".into(), "refs/pr/2".into()));
+        assert_eq!(
+            hub("base@refs/pr/2"),
+            ("base@refs/pr/2".into(), "openai/whisper-base".into(), "refs/pr/2".into())
+        );
         assert_eq!(hub("me/mine@v1.0").0, "me/mine@v1.0");
         assert_eq!(ModelName::parse("/m/base").unwrap(), ModelName::Directory("/m/base".into()));
         assert_eq!(ModelName::parse("./base").unwrap(), ModelName::Directory("./base".into()));
@@ -159,7 +168,10 @@ mod tests {
     #[test]
     fn what_cannot_be_a_name_says_why() {
         let error = ModelName::parse("bsae.en").unwrap_err().to_string();
-        assert_eq!(error, "there is no model called 'bsae.en'; did you mean 'base.en'? see: godctl models list");
+        assert_eq!(
+            error,
+            "there is no model called 'bsae.en'; did you mean 'base.en'? see: godctl models list"
+        );
         for typed in ["", "a/b/c", "a/../b", "-x/y", "a/b@", "a/b@../x", "a/b?c", "a b/c", "../x@y/../z "] {
             match ModelName::parse(typed) {
                 Err(WeightsError::BadName { .. }) | Ok(ModelName::Directory(_)) => {}

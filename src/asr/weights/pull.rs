@@ -58,7 +58,8 @@ pub async fn pull(
         ModelName::Directory(_) => {
             return Err(WeightsError::BadName {
                 name: typed.to_owned(),
-                reason: "is a directory, not a model on the hub; use it as it is: --model DIRECTORY".to_owned(),
+                reason: "is a directory, not a model on the hub; use it as it is: --model DIRECTORY"
+                    .to_owned(),
             });
         }
         ModelName::Hub(model) => model,
@@ -158,7 +159,9 @@ async fn plan(download: &mut Download<'_>, staging: &Path) -> Result<Vec<RemoteF
         return Ok(plan);
     }
     let Some(index) = hub.file(listing, INDEX)? else {
-        let other = [".bin", ".pt", ".h5", ".msgpack", ".onnx", ".gguf"].into_iter().find(|end| listing.has_suffix(end));
+        let other = [".bin", ".pt", ".h5", ".msgpack", ".onnx", ".gguf"]
+            .into_iter()
+            .find(|end| listing.has_suffix(end));
         return Err(unsupported(match other {
             Some(end) => format!("its weights are only in {end} files; godctl needs {SINGLE}"),
             None => format!("it has no {SINGLE}"),
@@ -203,7 +206,9 @@ mod tests {
     fn an_index_gives_its_shards_once_and_nothing_outside() {
         let index = br#"{"metadata":{},"weight_map":{"a":"model-2.safetensors","b":"model-1.safetensors","c":"model-2.safetensors"}}"#;
         assert_eq!(shards(index).unwrap(), ["model-1.safetensors", "model-2.safetensors"]);
-        for evil in ["../model.safetensors", "/x.safetensors", "a/b.safetensors", "config.json", ".safetensors"] {
+        for evil in
+            ["../model.safetensors", "/x.safetensors", "a/b.safetensors", "config.json", ".safetensors"]
+        {
             let index = format!(r#"{{"weight_map":{{"a":"{evil}"}}}}"#);
             assert!(shards(index.as_bytes()).is_err(), "{evil}");
         }

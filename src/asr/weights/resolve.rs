@@ -40,21 +40,23 @@ pub fn source_of(name: &ModelName, dir: &Path) -> Result<ModelSource, WeightsErr
     }
 }
 
-
 fn builtin() -> ModelSource {
     ModelSource { name: BUILTIN_NAME.to_owned(), files: ModelFiles::Embedded(BUILTIN) }
 }
 
 /// A light check: the loader reads the files and says more.
 fn directory(path: &Path) -> Result<ModelSource, WeightsError> {
-    let not_a_model = |reason: &str| WeightsError::NotAModel { path: path.to_owned(), reason: reason.to_owned() };
+    let not_a_model =
+        |reason: &str| WeightsError::NotAModel { path: path.to_owned(), reason: reason.to_owned() };
     if !path.is_dir() {
         return Err(not_a_model(if path.exists() { "it is a file" } else { "it does not exist" }));
     }
     if !path.join("config.json").is_file() {
         return Err(not_a_model("it has no config.json"));
     }
-    let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+    let name = path
+        .file_name()
+        .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
     Ok(ModelSource { name, files: ModelFiles::Directory(path.to_owned()) })
 }
 
@@ -77,9 +79,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let options = HubOptions::new(dir.path());
         let error = |name| resolve(Some(name), &options).unwrap_err().to_string();
-        assert_eq!(error("turbo"), "model 'large-v3-turbo' is not installed; run: godctl models pull large-v3-turbo");
-        assert_eq!(error("me/mine@v1"), "model 'me/mine@v1' is not installed; run: godctl models pull me/mine@v1");
-        assert_eq!(error("/nowhere/at/all"), "/nowhere/at/all is not a Whisper model directory: it does not exist");
+        assert_eq!(
+            error("turbo"),
+            "model 'large-v3-turbo' is not installed; run: godctl models pull large-v3-turbo"
+        );
+        assert_eq!(
+            error("me/mine@v1"),
+            "model 'me/mine@v1' is not installed; run: godctl models pull me/mine@v1"
+        );
+        assert_eq!(
+            error("/nowhere/at/all"),
+            "/nowhere/at/all is not a Whisper model directory: it does not exist"
+        );
         let path = dir.path().to_str().unwrap();
         assert!(error(path).ends_with("it has no config.json"));
         std::fs::write(dir.path().join("config.json"), "{}").unwrap();

@@ -99,7 +99,12 @@ impl Installed {
             match fs::metadata(self.dir.join(&file.name)) {
                 Ok(found) if found.len() == file.size => {}
                 Ok(found) => {
-                    return Err(damaged(format!("{} has {} bytes, not {}", file.name, found.len(), file.size)));
+                    return Err(damaged(format!(
+                        "{} has {} bytes, not {}",
+                        file.name,
+                        found.len(),
+                        file.size
+                    )));
                 }
                 Err(error) => return Err(damaged(format!("{}: {error}", file.name))),
             }
@@ -144,7 +149,9 @@ pub fn installed(dir: &Path) -> Result<Vec<Installed>, WeightsError> {
         match read_manifest(&entry.path()) {
             Ok(Some(manifest)) => found.push(Installed { dir: entry.path(), manifest }),
             Ok(None) => {}
-            Err(error) => tracing::warn!(dir = %entry.path().display(), %error, "ignoring a model without a readable {MANIFEST}"),
+            Err(error) => {
+                tracing::warn!(dir = %entry.path().display(), %error, "ignoring a model without a readable {MANIFEST}")
+            }
         }
     }
     found.sort_by(|a, b| {
@@ -209,7 +216,10 @@ pub fn remove(typed: &str, dir: &Path) -> Result<Removed, WeightsError> {
         removed.models.push(model.dir);
     }
     for path in unfinished {
-        let hidden = removed.models.iter().any(|model| model.file_name().is_some_and(|name| is_hidden_copy(&path, name)));
+        let hidden = removed
+            .models
+            .iter()
+            .any(|model| model.file_name().is_some_and(|name| is_hidden_copy(&path, name)));
         if !hidden {
             removed.bytes += size_of(&path);
             removed.unfinished.push(path.clone());
@@ -243,7 +253,8 @@ fn size_of(dir: &Path) -> u64 {
 const REMOVED: &str = ".removed";
 
 fn is_hidden_copy(path: &Path, model: &std::ffi::OsStr) -> bool {
-    path.file_name().is_some_and(|name| *name.to_string_lossy() == format!("{}{REMOVED}", model.to_string_lossy()))
+    path.file_name()
+        .is_some_and(|name| *name.to_string_lossy() == format!("{}{REMOVED}", model.to_string_lossy()))
 }
 
 /// Moves a model's directory out of sight with one rename; gives the new place.
@@ -315,7 +326,8 @@ pub(super) fn install(dir: &Path, complete: Complete<'_>) -> Result<Installed, W
     };
     remove_strangers(staging, &manifest.files)?;
     let path = staging.join(MANIFEST);
-    let mut text = serde_json::to_vec_pretty(&manifest).map_err(|e| WeightsError::disk("write", &path)(e.into()))?;
+    let mut text =
+        serde_json::to_vec_pretty(&manifest).map_err(|e| WeightsError::disk("write", &path)(e.into()))?;
     text.push(b'\n');
     write_durably(&path, &text).map_err(WeightsError::disk("write", &path))?;
     sync_dir(staging)?;
@@ -479,7 +491,10 @@ mod tests {
         base.check().unwrap();
         fs::write(base.dir.join("config.json"), "{").unwrap();
         let error = base.check().unwrap_err().to_string();
-        assert_eq!(error, "model 'base' is damaged (config.json has 1 bytes, not 2); run: godctl models pull base");
+        assert_eq!(
+            error,
+            "model 'base' is damaged (config.json has 1 bytes, not 2); run: godctl models pull base"
+        );
     }
 
     #[test]
