@@ -5,9 +5,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 use clap::Parser;
 use godctl::{
     asr::weights::{
-        HubOptions, ModelFiles, PullEvent, Pulled, RetryPolicy, Token, WeightsError, installed, pull, resolve,
+        HubOptions, ModelFiles, PullEvent, Pulled, RetryPolicy, WeightsError, installed, pull, resolve,
     },
     cmd::models::{Interrupted, ModelsArgs, ModelsContext, PullDisplay, run},
+    config::Secret,
 };
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +39,7 @@ impl Setup {
         };
         let options = HubOptions {
             endpoint: hub.endpoint(),
-            token: Some(Token::new(TOKEN)),
+            token: Some(Secret::new(TOKEN.to_owned())),
             retry,
             ..HubOptions::new(dir.path().join("models"))
         };
@@ -81,7 +82,7 @@ impl Setup {
 
     /// The installed model is the hub's, byte for byte, with the files that are needed and no others.
     fn check(&self) {
-        let ModelFiles::Directory(dir) = resolve(Some("tiny"), &self.options).unwrap().files else {
+        let ModelFiles::Directory(dir) = resolve(Some("tiny"), &self.options.dir).unwrap().files else {
             panic!("not a directory");
         };
         let mut names: Vec<_> = std::fs::read_dir(&dir)
@@ -410,7 +411,7 @@ async fn a_damaged_model_is_repaired_and_an_old_one_replaced() {
     setup.survives(Faults::default()).await;
     let dir = installed(&setup.options.dir).unwrap().remove(0).dir;
     std::fs::write(dir.join(WEIGHTS), "short").unwrap();
-    let error = resolve(Some("tiny"), &setup.options).unwrap_err();
+    let error = resolve(Some("tiny"), &setup.options.dir).unwrap_err();
     assert!(matches!(error, WeightsError::Damaged { .. }), "{error}");
     setup.survives(Faults::default()).await;
 
@@ -428,8 +429,8 @@ async fn a_revision_of_any_repository_has_its_own_place() {
     assert_eq!(setup.hub.seen()[0].path, "list me/mine@refs/pr/1");
     setup.pull_named("tiny").await.0.unwrap();
     assert_eq!(installed(&setup.options.dir).unwrap().len(), 2);
-    assert_eq!(resolve(Some("me/mine@refs/pr/1"), &setup.options).unwrap().name, "me/mine@refs/pr/1");
-    assert!(matches!(resolve(Some("me/mine"), &setup.options), Err(WeightsError::NotInstalled { .. })));
+    assert_eq!(resolve(Some("me/mine@refs/pr/1"), &setup.options.dir).unwrap().name, "me/mine@refs/pr/1");
+    assert!(matches!(resolve(Some("me/mine"), &setup.options.dir), Err(WeightsError::NotInstalled { .. })));
 }
 
 #[tokio::test]
