@@ -13,8 +13,7 @@ use std::{
 use clap::{ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use super::{
-    Context, Exit, Failure, Stdout, StdoutClosed, Stream, Terminal, Threads, completions, config, doctor,
-    models, version,
+    Context, Exit, Failure, StdoutClosed, Stream, Terminal, completions, config, doctor, models, version,
 };
 use crate::{
     config::{Color, ConfigError, Environment, Loaded, Loader, LogFormat, Overrides},
@@ -39,8 +38,8 @@ Examples:
   godctl -c asr.threads=2 config check          try a setting without writing it down
   godctl completions bash > ~/.local/share/bash-completion/completions/godctl
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 69 a needed service is unreachable, 78 wrong configuration,
-130 interrupted twice.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 69 a needed service is unreachable,
+78 wrong configuration, 130 interrupted twice.";
 
 /// Flags that every subcommand takes.
 #[derive(Debug, clap::Args)]
@@ -58,22 +57,22 @@ struct Global {
     /// Log less; -qq nothing
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "verbose")]
     quiet: u8,
-    /// How logs look
-    #[arg(long, global = true, value_name = "FORMAT")]
+    /// How logs look: text or json
+    #[arg(long, global = true, value_name = "FORMAT", hide_possible_values = true)]
     log_format: Option<LogFormat>,
-    /// When to use colours
-    #[arg(long, global = true, value_name = "WHEN")]
+    /// When to use colours: auto, always or never
+    #[arg(long, global = true, value_name = "WHEN", hide_possible_values = true)]
     color: Option<Color>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List, download, remove and describe speech models
-    Models(models::ModelsArgs),
     /// Show, check or explain the configuration
     Config(config::Args),
     /// Tell what works on this machine, and how to fix the rest
     Doctor(doctor::Args),
+    /// List, download and remove speech models
+    Models(models::ModelsArgs),
     /// Write a completion script for a shell to standard output
     Completions(completions::Args),
     /// Tell the version and what was built in
@@ -133,18 +132,6 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     let session = Session { global: cli.global, environment: Environment::of_process() };
     match cli.command {
-        Command::Models(args) => {
-            let context = session.start_with(Overrides::default(), Audience::Person)?;
-            let hub = models::hub_options(&context)?;
-            let mut out = Stdout::lock();
-            let models = models::ModelsContext {
-                hub: &hub,
-                cancelled: context.shutdown.child_token(),
-                display: models::PullDisplay::detect(),
-                out: &mut out,
-            };
-            context.block_on(Threads::Current, models::run(args, models))
-        }
         Command::Config(args) => match args.action {
             config::Action::Example => config::example(),
             config::Action::Show(args) => config::show(&args, &session.load(Overrides::default())?),
@@ -159,6 +146,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             };
             let context = session.start(loaded, Audience::Person)?;
             doctor::run(&args, &context, problem)
+        }
+        Command::Models(args) => {
+            let loaded = session.load(Overrides::default())?;
+            models::main(args, &session.start(loaded, Audience::Person)?)
         }
         Command::Completions(args) => completions::run(&args, &mut tree()),
         Command::Version(args) => version::run(&args),
@@ -186,12 +177,6 @@ impl Session {
             loader = loader.file(path.clone());
         }
         loader.assignments(set.clone()).overrides(global).overrides(overrides).load()
-    }
-
-    /// [`Session::load`] and [`Session::start`] in one: what most commands do.
-    fn start_with(self, overrides: Overrides, audience: Audience) -> anyhow::Result<Context> {
-        let loaded = self.load(overrides)?;
-        self.start(loaded, audience)
     }
 
     /// Starts the logs and hands over what a command needs.
@@ -223,10 +208,6 @@ fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let failure = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());
-    if error.chain().any(|cause| cause.is::<models::Interrupted>()) {
-        drop(writeln!(io::stderr(), "{error:#}"));
-        return ExitCode::from(Exit::Interrupted as u8);
-    }
     let exit = match failure {
         Some(failure) => failure.exit,
         None if error.chain().any(|cause| cause.is::<ConfigError>()) => Exit::Config,

@@ -9,6 +9,7 @@ mod completions;
 mod config;
 mod doctor;
 pub mod models;
+mod probe;
 mod version;
 
 pub use cli::main;
@@ -120,8 +121,6 @@ pub enum Exit {
     Unavailable = 69,
     /// The configuration is wrong.
     Config = 78,
-    /// The user stopped it before it was done.
-    Interrupted = 130,
 }
 
 /// An error that says how the process ends. Without one an error ends it with 1, except that a

@@ -5,9 +5,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 use clap::Parser;
 use godctl::{
     asr::weights::{
-        HubOptions, ModelFiles, PullEvent, Pulled, RetryPolicy, Token, WeightsError, installed, pull, resolve,
+        HubOptions, ModelFiles, PullEvent, Pulled, RetryPolicy, WeightsError, installed, pull, resolve,
     },
     cmd::models::{Interrupted, ModelsArgs, ModelsContext, PullDisplay, run},
+    config::Secret,
 };
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +39,7 @@ impl Setup {
         };
         let options = HubOptions {
             endpoint: hub.endpoint(),
-            token: Some(Token::new(TOKEN)),
+            token: Some(Secret::new(TOKEN.to_owned())),
             retry,
             ..HubOptions::new(dir.path().join("models"))
         };
@@ -81,7 +82,7 @@ impl Setup {
 
     /// The installed model is the hub's, byte for byte, with the files that are needed and no others.
     fn check(&self) {
-        let ModelFiles::Directory(dir) = resolve(Some("tiny"), &self.options).unwrap().files else {
+        let ModelFiles::Directory(dir) = resolve(Some("tiny"), &self.options.dir).unwrap().files else {
             panic!("not a directory");
         };
         let mut names: Vec<_> = std::fs::read_dir(&dir)
@@ -181,7 +182,7 @@ async fn a_hub_that_always_cuts_at_once_is_given_up_and_what_came_is_kept() {
     let setup = Setup::new().await;
     let error = setup.refuses(Faults { cut: vec![100_000, 0, 0, 0, 0], ..Faults::default() }).await;
     assert!(error.is_retryable(), "{error}");
-    assert!(error.to_string().contains("goes on where it stopped"), "{error}");
+    assert!(error.to_string().contains("run the same command again to go on"), "{error}");
     let kept = std::fs::metadata(setup.part()).unwrap().len();
     assert!(kept > 0);
     setup.hub.forget();
@@ -311,6 +312,11 @@ async fn refusals_say_what_to_do() {
         let error = setup.refuses(refuse(status, code)).await;
         assert!(matches!(&error, WeightsError::NotFound { .. }), "{status} {code}: {error}");
     }
+    let error = setup.refuses(refuse(401, "")).await;
+    assert!(
+        matches!(error, WeightsError::Settings(_)) && error.to_string().contains("check HF_TOKEN"),
+        "{error}"
+    );
     let error = setup.refuses(refuse(500, "")).await;
     assert!(error.is_retryable(), "{error}");
     let error = setup.refuses(refuse(418, "")).await;
@@ -405,7 +411,7 @@ async fn a_damaged_model_is_repaired_and_an_old_one_replaced() {
     setup.survives(Faults::default()).await;
     let dir = installed(&setup.options.dir).unwrap().remove(0).dir;
     std::fs::write(dir.join(WEIGHTS), "short").unwrap();
-    let error = resolve(Some("tiny"), &setup.options).unwrap_err();
+    let error = resolve(Some("tiny"), &setup.options.dir).unwrap_err();
     assert!(matches!(error, WeightsError::Damaged { .. }), "{error}");
     setup.survives(Faults::default()).await;
 
@@ -423,8 +429,8 @@ async fn a_revision_of_any_repository_has_its_own_place() {
     assert_eq!(setup.hub.seen()[0].path, "list me/mine@refs/pr/1");
     setup.pull_named("tiny").await.0.unwrap();
     assert_eq!(installed(&setup.options.dir).unwrap().len(), 2);
-    assert_eq!(resolve(Some("me/mine@refs/pr/1"), &setup.options).unwrap().name, "me/mine@refs/pr/1");
-    assert!(matches!(resolve(Some("me/mine"), &setup.options), Err(WeightsError::NotInstalled { .. })));
+    assert_eq!(resolve(Some("me/mine@refs/pr/1"), &setup.options.dir).unwrap().name, "me/mine@refs/pr/1");
+    assert!(matches!(resolve(Some("me/mine"), &setup.options.dir), Err(WeightsError::NotInstalled { .. })));
 }
 
 #[tokio::test]
@@ -518,4 +524,38 @@ async fn progress_only_goes_back_when_a_file_starts_again() {
         })
         .collect();
     assert!(done.is_sorted(), "{done:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_full_disk_says_so() {
+    let setup = Setup::new().await;
+    std::fs::create_dir_all(setup.part().parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("/dev/full", setup.part()).unwrap();
+    let error = setup.refuses(Faults::default()).await;
+    assert!(
+        matches!(&error, WeightsError::Disk { .. }) && error.to_string().contains("make room"),
+        "{error:?}"
+    );
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 16, failure_persistence: None, ..Default::default() })]
+
+    /// However the connection fails, in whatever order, what is installed is the hub's, byte for byte.
+    #[test]
+    fn any_cuts_give_the_same_model(
+        cut in proptest::collection::vec(0_usize..400_000, 0..6),
+        no_range: bool,
+        redirect: bool,
+        busy in 0_usize..3,
+    ) {
+        // More tries than there can be failures in a row.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut setup = Setup::new().await;
+            setup.options.retry.attempts = 16;
+            setup.survives(Faults { cut, no_range, redirect, busy, ..Faults::default() }).await;
+        });
+    }
 }

@@ -74,7 +74,7 @@ impl Shape {
 
 /// What a model understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", tag = "kind", content = "count")]
 pub enum Languages {
     /// English only.
     English,

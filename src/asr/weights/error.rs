@@ -4,7 +4,7 @@ use std::{error::Error, io, path::PathBuf, time::Duration};
 
 /// What went wrong with a model's files. Each variant is a different thing for the caller or the user to do.
 ///
-/// No variant holds a token, nor a signed download address.
+/// No variant holds a token, nor a signed download address. Hints stand before the cause, which `{:#}` adds.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// No model has that name: correct it.
@@ -96,7 +96,7 @@ pub enum WeightsError {
         retry_after: Option<Duration>,
     },
     /// The connection failed or was cut: try again; what was received is kept.
-    #[error("{doing} failed; check the network and run the same command again, it goes on where it stopped")]
+    #[error("{doing} failed (what came before is kept; run the same command again to go on)")]
     Unreachable {
         /// What was being done.
         doing: String,
@@ -197,10 +197,10 @@ fn try_after(retry_after: Option<Duration>) -> String {
 fn disk_hint(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; make room, or set models.dir to another disk, and run it again: it goes on where it stopped"
+            " (make room or set models.dir to another disk; what came so far is kept for the next pull)"
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "; set models.dir to a directory that you may write to"
+            " (set models.dir to a directory that you may write to)"
         }
         _ => "",
     }
@@ -217,7 +217,7 @@ mod tests {
         let closed = WeightsError::disk("create", "/m")(io::Error::from(io::ErrorKind::PermissionDenied));
         assert_eq!(
             closed.to_string(),
-            "cannot create /m; set models.dir to a directory that you may write to"
+            "cannot create /m (set models.dir to a directory that you may write to)"
         );
         assert!(!closed.is_retryable());
     }

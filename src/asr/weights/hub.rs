@@ -93,14 +93,14 @@ impl Hub {
         let authorization = options
             .token
             .as_ref()
-            .filter(|token| !token.expose().is_empty())
+            .map(|token| token.expose().trim())
+            .filter(|token| !token.is_empty())
             .map(|token| {
-                let mut value =
-                    HeaderValue::from_str(&format!("Bearer {}", token.expose())).map_err(|_| {
-                        WeightsError::Settings(
-                            "the hub token holds characters that no token has; check HF_TOKEN".to_owned(),
-                        )
-                    })?;
+                let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
+                    WeightsError::Settings(
+                        "the hub token holds characters that no token has; check HF_TOKEN".to_owned(),
+                    )
+                })?;
                 value.set_sensitive(true);
                 Ok(value)
             })
@@ -269,6 +269,12 @@ impl Hub {
             _ if ["RepoNotFound", "RevisionNotFound", "EntryNotFound"].contains(&code) => {
                 WeightsError::NotFound { what: what.to_owned(), endpoint }
             }
+            // Not even public models are given to a token that is not one.
+            StatusCode::UNAUTHORIZED if self.authorization.is_some() && code != "GatedRepo" => {
+                WeightsError::Settings(format!(
+                    "{endpoint} does not accept the token; check HF_TOKEN (models.token), it may have expired"
+                ))
+            }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => WeightsError::AccessDenied {
                 repo: repo.to_owned(),
                 page: self.page(repo),
@@ -390,7 +396,7 @@ fn retry_after(response: &Response) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::asr::weights::Token;
+    use crate::config::Secret;
 
     fn hub(endpoint: &str) -> Result<Hub, WeightsError> {
         Hub::new(&HubOptions { endpoint: endpoint.to_owned(), ..HubOptions::new("/nowhere") })
@@ -402,7 +408,7 @@ mod tests {
             let error = hub(bad).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains("HF_ENDPOINT") && !error.contains("marker"), "{bad}: {error}");
         }
-        let token = Some(Token::new("hf_marker\u{7f}x"));
+        let token = Some(Secret::new("hf_marker\u{7f}x".to_owned()));
         let options = HubOptions { token, ..HubOptions::new("/nowhere") };
         let error = Hub::new(&options).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("HF_TOKEN") && !error.contains("marker"), "{error}");

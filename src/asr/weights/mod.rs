@@ -29,6 +29,8 @@ pub use store::{Installed, Manifest, ManifestFile, Removed, find, installed, rem
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use crate::config::Secret;
+
 /// A model's files, found but not yet read.
 #[derive(Debug, Clone)]
 pub struct ModelSource {
@@ -68,7 +70,7 @@ pub struct HubOptions {
     /// The hub, e.g. `https://huggingface.co`; no user name or password in it.
     pub endpoint: String,
     /// Sent to `endpoint` only, never to a host that it redirects to.
-    pub token: Option<Token>,
+    pub token: Option<Secret>,
     /// When true no connection is made at all.
     pub offline: bool,
     /// The directory that installed models live in; made when first needed.
@@ -88,29 +90,6 @@ impl HubOptions {
             dir: dir.into(),
             retry: RetryPolicy::default(),
         }
-    }
-}
-
-/// An access token of the hub. Prints as `***`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    /// Takes the token, without the white space around it that files and shells leave.
-    #[must_use]
-    pub fn new(token: &str) -> Self {
-        Self(token.trim().to_owned())
-    }
-
-    /// The secret itself, for the request's header.
-    pub(crate) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
     }
 }
 
@@ -167,19 +146,5 @@ pub trait PullProgress: Send {
 impl<F: FnMut(PullEvent) + Send> PullProgress for F {
     fn on(&mut self, event: PullEvent) {
         self(event);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_never_prints() {
-        let options =
-            HubOptions { token: Some(Token::new(" hf_marker_secret\n")), ..HubOptions::new("/models") };
-        let printed = format!("{options:?} {options:#?}");
-        assert!(!printed.contains("marker"), "{printed}");
-        assert_eq!(options.token.unwrap().expose(), "hf_marker_secret");
     }
 }
