@@ -1,1 +1,15 @@
+//! The one integration binary: what crosses modules, runs the binary, or reads the project's own files.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy allows these in test functions only, and here the helpers are tests too"
+)]
+
+mod cli;
+mod config;
+mod layering;
+mod project;
+mod readme;
+mod support;
