@@ -3,7 +3,12 @@
 //! Two models: the built-in one, and one of Whisper base's shape with random weights (speed does not depend on them).
 //! Each figure is the median of the rounds; the ratio is ours over stock, so below 1 is faster.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, reason = "a bench reports and may stop")]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a bench reports and may stop"
+)]
 
 use std::{
     collections::HashMap,
@@ -30,7 +35,8 @@ fn main() {
     println!("{:<34}{:>12}{:>12}{:>8}", "", "godctl", "candle", "ratio");
     let builtin: HashMap<_, _> = BUILTIN.iter().map(|file| (file.name, file.bytes)).collect();
     let config: Config = serde_json::from_slice(builtin["config.json"]).unwrap();
-    let stock = VarBuilder::from_slice_safetensors(builtin["model.safetensors"], DType::F32, &Device::Cpu).unwrap();
+    let stock =
+        VarBuilder::from_slice_safetensors(builtin["model.safetensors"], DType::F32, &Device::Cpu).unwrap();
     bench("command-en, 10 s", &ModelFiles::Embedded(BUILTIN), &config, &stock);
 
     let dir = tempfile::tempdir().unwrap();
@@ -84,8 +90,10 @@ fn decode(model: &Whisper, states: &Tensor, rows: usize) {
     let mut caches: Vec<_> = (0..rows).map(|_| model.decoder.new_cache(TOKENS).unwrap()).collect();
     for token in 0..TOKENS as u32 {
         let tokens = [token + 5];
-        let mut batch: Vec<_> =
-            caches.iter_mut().map(|cache| Row { cache, audio: &audio, tokens: &tokens, wanted: &[0] }).collect();
+        let mut batch: Vec<_> = caches
+            .iter_mut()
+            .map(|cache| Row { cache, audio: &audio, tokens: &tokens, wanted: &[0] })
+            .collect();
         model.decoder.forward(&mut batch, &[]).unwrap();
     }
 }
@@ -146,12 +154,13 @@ fn random_base(dir: &Path) -> Config {
         };
         tensors.insert(name, tensor);
     };
-    let linear = |put: &mut dyn FnMut(String, &[usize]), name: String, out: usize, input: usize, bias: bool| {
-        put(format!("{name}.weight"), &[out, input]);
-        if bias {
-            put(format!("{name}.bias"), &[out]);
-        }
-    };
+    let linear =
+        |put: &mut dyn FnMut(String, &[usize]), name: String, out: usize, input: usize, bias: bool| {
+            put(format!("{name}.weight"), &[out, input]);
+            if bias {
+                put(format!("{name}.bias"), &[out]);
+            }
+        };
     let norm = |put: &mut dyn FnMut(String, &[usize]), name: String| {
         put(format!("{name}.weight"), &[512]);
         put(format!("{name}.bias"), &[512]);
@@ -162,7 +171,9 @@ fn random_base(dir: &Path) -> Config {
             let attentions: &[&str] =
                 if side == "encoder" { &["self_attn"] } else { &["self_attn", "encoder_attn"] };
             for attention in attentions {
-                for (part, bias) in [("q_proj", true), ("k_proj", false), ("v_proj", true), ("out_proj", true)] {
+                for (part, bias) in
+                    [("q_proj", true), ("k_proj", false), ("v_proj", true), ("out_proj", true)]
+                {
                     linear(&mut put, format!("{layer}.{attention}.{part}"), 512, 512, bias);
                 }
                 norm(&mut put, format!("{layer}.{attention}_layer_norm"));
