@@ -6,6 +6,9 @@
 //!
 //! Times are seconds on the clock of the samples, never of arrival.
 
+pub mod kernels;
+pub mod mel;
+pub mod model;
 pub mod weights;
 
 use std::{fmt, sync::Arc, time::Duration};
