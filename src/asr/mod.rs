@@ -6,10 +6,14 @@
 //!
 //! Times are seconds on the clock of the samples, never of arrival.
 
+pub mod align;
+pub mod decode;
 pub mod kernels;
 pub mod mel;
 pub mod model;
+pub mod tokenizer;
 pub mod weights;
+pub mod whisper;
 
 use std::{fmt, sync::Arc, time::Duration};
 
