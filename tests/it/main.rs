@@ -15,3 +15,4 @@ mod models;
 mod project;
 mod readme;
 mod support;
+mod whisper;
