@@ -9,7 +9,10 @@
 
 mod cli;
 mod config;
+mod fake_hub;
 mod layering;
+mod models;
 mod project;
 mod readme;
 mod support;
+mod whisper;
