@@ -8,9 +8,9 @@ APT_PACKAGES = gcc libc6-dev pkg-config libasound2-dev
 RUST_VERSION := $(shell sed -n 's/^channel = "\(.*\)"$$/\1/p' rust-toolchain.toml)
 SAME_VERSION := $(shell command -v rustup >/dev/null 2>&1 || exit 0; \
 	names=$$(rustup toolchain list 2>/dev/null | cut -d' ' -f1); \
-	for name in $$names; do case $$name in $(RUST_VERSION)*) exit 0;; esac; done; \
+	for name in $$names; do case $$name in ($(RUST_VERSION)*) exit 0;; esac; done; \
 	for name in $$names; do \
-		case $$(rustup run $$name rustc --version 2>/dev/null) in 'rustc $(RUST_VERSION) '*) echo $$name; exit 0;; esac; \
+		case $$(rustup run $$name rustc --version 2>/dev/null) in ('rustc $(RUST_VERSION) '*) echo $$name; exit 0;; esac; \
 	done)
 ifneq ($(SAME_VERSION),)
 export RUSTUP_TOOLCHAIN := $(SAME_VERSION)

@@ -88,6 +88,8 @@ fn tree() -> clap::Command {
             .value_name("SECTION.KEY=VALUE")
             .help("Set one key of the configuration (may be repeated)")
             .help_heading("Global options")
+            // Last, wherever clap puts the global ones.
+            .display_order(1000)
             .action(ArgAction::Append);
         command.arg(set).mut_subcommands(with_set)
     }

@@ -191,3 +191,55 @@ impl Write for Stdout {
         self.0.flush().map_err(Self::translate)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn context() -> Context {
+        let dark = Stream::new(Color::Auto, false, false);
+        let paths = Paths { config_file: None, data_dir: PathBuf::new(), models_dir: PathBuf::new() };
+        Context {
+            config: Config::default(),
+            paths,
+            environment: Environment::default(),
+            shutdown: Shutdown::new(),
+            terminal: Terminal { stdout: dark, stderr: dark },
+        }
+    }
+
+    #[test]
+    fn colour_follows_the_setting_then_the_terminal() {
+        let colored = |color, is_terminal, no_color| Stream::new(color, is_terminal, no_color).color;
+        assert!(colored(Color::Auto, true, false) && colored(Color::Always, false, true));
+        assert!(!colored(Color::Auto, false, false) && !colored(Color::Auto, true, true));
+        assert!(!colored(Color::Never, true, false));
+    }
+
+    #[test]
+    fn a_command_gives_its_result_and_everything_it_started_has_stopped() {
+        let context = context();
+        let shutdown = context.shutdown.clone();
+        let result = context.block_on(Threads::Current, async {
+            let token = shutdown.child_token();
+            shutdown.spawn("background", async move { token.cancelled().await });
+            Ok(7)
+        });
+        assert_eq!(result.unwrap(), 7);
+        assert!(context.shutdown.is_cancelled());
+    }
+
+    #[test]
+    fn a_dead_part_explains_more_than_what_it_caused() {
+        let context = context();
+        let shutdown = context.shutdown.clone();
+        let result: anyhow::Result<()> = context.block_on(Threads::PerCore, async {
+            shutdown.spawn_critical("engine", async { Err::<(), _>("out of memory") });
+            shutdown.cancelled().await;
+            Err(anyhow::anyhow!("the stream is closed"))
+        });
+        assert_eq!(result.unwrap_err().to_string(), "engine stopped: out of memory");
+    }
+}

@@ -297,7 +297,7 @@ impl Config {
     /// # Errors
     /// The first rule broken.
     pub fn validate(&self) -> Result<(), Violation> {
-        let Self { data_dir, log, audio: _, vad, asr, models, shutdown } = self;
+        let Self { data_dir, log, audio, vad, asr, models, shutdown } = self;
 
         let rule = |holds: bool, key: &'static str, reason: &str| {
             if holds { Ok(()) } else { Err(Violation { key, reason: reason.to_owned() }) }
@@ -316,6 +316,13 @@ impl Config {
                 "want off, error, warn, info, debug, trace or target=level,…",
             )?;
         }
+
+        let given = |text: &Option<String>, key: &'static str| {
+            let given = text.as_ref().is_none_or(|text| !text.trim().is_empty());
+            rule(given, key, "an empty text names nothing; leave it out for the default")
+        };
+        given(&audio.input, "audio.input")?;
+        given(&asr.model, "asr.model")?;
 
         let probability = 0.0..=1.0;
         rule(probability.contains(&vad.threshold), "vad.threshold", "a probability lies between 0 and 1")?;
