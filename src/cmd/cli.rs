@@ -1,0 +1,247 @@
+//! The tree of commands, and the way from arguments to an exit code.
+//!
+//! Runs on the main thread, which stays synchronous; a command that needs a runtime builds one
+//! with [`Context::block_on`].
+
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal as _, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use super::{Context, Exit, Failure, StdoutClosed, Stream, Terminal, completions, config, doctor, version};
+use crate::{
+    config::{Color, ConfigError, Environment, Loaded, Loader, LogFormat, Overrides},
+    shutdown::Shutdown,
+    telemetry::{self, Audience},
+};
+
+/// Speech into events, events into finished work
+#[derive(Debug, Parser)]
+#[command(name = "godctl", version, max_term_width = 100, after_help = EXAMPLES, propagate_version = false)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  godctl doctor                                 what works on this machine, and how to fix the rest
+  godctl config show --origin                   every setting, and who set it
+  godctl -c asr.threads=2 config check          try a setting without writing it down
+  godctl completions bash > ~/.local/share/bash-completion/completions/godctl
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 69 a needed service is unreachable, 78 wrong configuration,
+130 interrupted twice.";
+
+/// Flags that every subcommand takes.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// Read this configuration file instead of ~/.config/godctl/config.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What `-c` said, on every level of the command line; see [`tree`].
+    #[arg(skip)]
+    set: Vec<String>,
+    /// Log more; -vv and -vvv more still
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Log less; -qq nothing
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "verbose")]
+    quiet: u8,
+    /// How logs look
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN")]
+    color: Option<Color>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show, check or explain the configuration
+    Config(config::Args),
+    /// Tell what works on this machine, and how to fix the rest
+    Doctor(doctor::Args),
+    /// Write a completion script for a shell to standard output
+    Completions(completions::Args),
+    /// Tell the version and what was built in
+    Version(version::Args),
+}
+
+/// The whole tree, with `-c` on each level. It is not a `global` flag of clap's, because then those after the
+/// subcommand would silently replace those before it.
+fn tree() -> clap::Command {
+    fn with_set(command: clap::Command) -> clap::Command {
+        let set = clap::Arg::new(SET)
+            .short('c')
+            .value_name("SECTION.KEY=VALUE")
+            .help("Set one key of the configuration (may be repeated)")
+            .help_heading("Global options")
+            .action(ArgAction::Append);
+        command.arg(set).mut_subcommands(with_set)
+    }
+    with_set(Cli::command())
+}
+
+/// The id of the `-c` argument.
+const SET: &str = "set";
+
+fn parse<I, T>(args: I) -> Result<Cli, clap::Error>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let matches = tree().try_get_matches_from(args)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    let mut level = Some(&matches);
+    while let Some(matches) = level {
+        cli.global.set.extend(matches.get_many::<String>(SET).into_iter().flatten().cloned());
+        level = matches.subcommand().map(|(_, matches)| matches);
+    }
+    Ok(cli)
+}
+
+/// Parses the command line, runs the subcommand and maps its error to an exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help that nobody reads to its end, and an error without a stderr, still end with their code.
+            drop(error.print());
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let session = Session { global: cli.global, environment: Environment::of_process() };
+    match cli.command {
+        Command::Config(args) => match args.action {
+            config::Action::Example => config::example(),
+            config::Action::Show(args) => config::show(&args, &session.load(Overrides::default())?),
+            config::Action::Check => config::check(&session.load(Overrides::default())?),
+        },
+        Command::Doctor(args) => {
+            // A broken configuration is one of the things to report; the other checks then use the defaults.
+            let loaded = session.load(Overrides::default());
+            let (loaded, problem) = match loaded {
+                Ok(loaded) => (loaded, None),
+                Err(error) => (Loader::new(session.environment.without_settings()).load()?, Some(error)),
+            };
+            let context = session.start(loaded, Audience::Person)?;
+            doctor::run(&args, &context, problem)
+        }
+        Command::Completions(args) => completions::run(&args, &mut tree()),
+        Command::Version(args) => version::run(&args),
+    }
+}
+
+/// What every command starts from.
+struct Session {
+    global: Global,
+    environment: Environment,
+}
+
+impl Session {
+    /// The configuration with the global flags and a command's own on top.
+    fn load(&self, overrides: Overrides) -> Result<Loaded, ConfigError> {
+        let Global { config, set, log_format, color, .. } = &self.global;
+        let mut global = Overrides::default();
+        global.set("--log-format", "log.format", log_format.as_ref()).set(
+            "--color",
+            "log.color",
+            color.as_ref(),
+        );
+        let mut loader = Loader::new(self.environment.clone());
+        if let Some(path) = config {
+            loader = loader.file(path.clone());
+        }
+        loader.assignments(set.clone()).overrides(global).overrides(overrides).load()
+    }
+
+    /// Starts the logs and hands over what a command needs.
+    fn start(self, loaded: Loaded, audience: Audience) -> anyhow::Result<Context> {
+        let no_color = self.environment.no_color();
+        let color = loaded.config.log.color;
+        let terminal = Terminal {
+            stdout: Stream::new(color, io::stdout().is_terminal(), no_color),
+            stderr: Stream::new(color, io::stderr().is_terminal(), no_color),
+        };
+        let steps = |count: u8| i8::try_from(count).unwrap_or(i8::MAX);
+        let verbosity = steps(self.global.verbose).saturating_sub(steps(self.global.quiet));
+        telemetry::start(
+            &loaded.config.log,
+            telemetry::Options { audience, verbosity, color: terminal.stderr.color },
+        )?;
+        let Loaded { config, paths, .. } = loaded;
+        Ok(Context { config, paths, environment: self.environment, shutdown: Shutdown::new(), terminal })
+    }
+}
+
+/// Prints the error once, with its chain, and gives the exit code.
+fn report(error: &anyhow::Error) -> ExitCode {
+    let went_away = |cause: &(dyn std::error::Error + 'static)| {
+        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<StdoutClosed>)
+    };
+    if error.chain().any(went_away) {
+        return ExitCode::SUCCESS;
+    }
+    let failure = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());
+    let exit = match failure {
+        Some(failure) => failure.exit,
+        None if error.chain().any(|cause| cause.is::<ConfigError>()) => Exit::Config,
+        None => Exit::Failed,
+    };
+    if failure.is_none_or(|failure| failure.error.is_some()) {
+        // There is nowhere left to say that stderr is closed.
+        drop(writeln!(io::stderr(), "error: {error:#}"));
+    }
+    ExitCode::from(exit as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_of_commands_is_sound() {
+        tree().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_may_stand_on_both_sides_of_the_command() {
+        let cli = parse(["godctl", "-c", "a=1", "-v", "config", "-c", "b=2", "check", "-c", "c=3"]);
+        let global = cli.unwrap().global;
+        assert_eq!(global.set, ["a=1", "b=2", "c=3"]);
+        assert_eq!(global.verbose, 1);
+    }
+
+    #[test]
+    fn errors_know_how_the_process_ends() {
+        let code = |error: anyhow::Error| format!("{:?}", report(&error));
+        let expected = |code: u8| format!("{:?}", ExitCode::from(code));
+        let config = ConfigError::Assignment { flag: "-c".to_owned() };
+        assert_eq!(code(anyhow::Error::new(config).context("starting")), expected(78));
+        assert_eq!(code(anyhow::anyhow!("no")), expected(1));
+        let unavailable = Failure::new(Exit::Unavailable, anyhow::anyhow!("no broker"));
+        assert_eq!(code(anyhow::Error::new(unavailable).context("publishing")), expected(69));
+        assert_eq!(code(Failure::reported(Exit::Failed).into()), expected(1));
+        let gone = super::super::Stdout::translate(io::ErrorKind::BrokenPipe.into());
+        assert_eq!(code(anyhow::Error::new(gone).context("printing")), expected(0));
+        let socket = io::Error::from(io::ErrorKind::BrokenPipe);
+        assert_eq!(code(anyhow::Error::new(socket).context("sending")), expected(1));
+    }
+}

@@ -1,0 +1,387 @@
+//! One typed configuration: defaults < file < environment < flags.
+//!
+//! This file holds the sections and their defaults, which exist nowhere else. [`Loader`] collects the layers, merges
+//! them and parses the result once; [`Loaded`] remembers which layer gave each key. Loading makes no directory, reads
+//! no secret file and sets no global. Everything here runs on the caller's thread and holds nothing open.
+//!
+//! A part of the program gets its own section by value and reads neither the environment nor this module's other
+//! sections. To add a key: a field here with its default, a line in `assets/config.example.toml` (a test compares the
+//! two), and a rule in [`Config::validate`] if some values make no sense. To add a section: also a line in `schema.rs`.
+
+mod error;
+mod load;
+mod paths;
+mod schema;
+mod secret;
+mod values;
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    error::{ConfigError, Violation},
+    load::{Loaded, Loader, Overrides},
+    paths::{Environment, Paths},
+    secret::{Secret, SecretError},
+    values::{Entry, Origin, Shown},
+};
+
+/// Everything that can be set, with its default.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where godctl keeps downloaded models and its database; unset means the platform's place for user data.
+    pub data_dir: Option<PathBuf>,
+    /// What is logged, where and how.
+    pub log: Log,
+    /// Where sound comes from.
+    pub audio: Audio,
+    /// When somebody is speaking.
+    pub vad: Vad,
+    /// Speech to text.
+    pub asr: Asr,
+    /// Where weights come from.
+    pub models: Models,
+    /// How the program ends.
+    pub shutdown: Stop,
+}
+
+/// `log`: what is logged, where and how.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `off`, `error`, `warn`, `info`, `debug`, `trace`, or filter directives such as `warn,godctl::asr=debug`.
+    /// Unset means `info` for servers and `warn` for everything else.
+    pub level: Option<String>,
+    /// Lines for people or objects for machines.
+    pub format: LogFormat,
+    /// Append to this file instead of writing to stderr; made readable by its owner only.
+    pub file: Option<PathBuf>,
+    /// When output carries colour codes.
+    pub color: Color,
+}
+
+/// `log.format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `log.color`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Color {
+    /// Only on a terminal, and not where `NO_COLOR` is set.
+    #[default]
+    Auto,
+    /// Even into a pipe.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// `audio`: where sound comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audio {
+    /// A microphone's name, or `file:PATH` to play a recording at the pace of the clock; unset means the system's
+    /// default microphone.
+    pub input: Option<String>,
+}
+
+/// `vad`: when somebody is speaking.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Vad {
+    /// Speech probability (0 to 1) at which speech begins.
+    pub threshold: f64,
+    /// Speech probability (0 to `threshold`) below which speech ends.
+    pub release: f64,
+    /// Speech shorter than this is a click, not a word.
+    pub min_speech_ms: u32,
+    /// Silence of this length ends an utterance.
+    pub min_silence_ms: u32,
+    /// Audio kept from before speech was noticed, so that first consonants survive.
+    pub pre_roll_ms: u32,
+}
+
+impl Default for Vad {
+    fn default() -> Self {
+        Self { threshold: 0.5, release: 0.35, min_speech_ms: 100, min_silence_ms: 500, pre_roll_ms: 300 }
+    }
+}
+
+/// `asr`: speech to text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Asr {
+    /// Where `asr-serve` listens.
+    pub listen: Listen,
+    /// A model of the catalogue, `owner/name[@revision]`, or a directory; unset means the best one installed, else
+    /// the built-in one.
+    pub model: Option<String>,
+    /// Where inference runs.
+    pub device: Device,
+    /// Threads for inference; unset means one for each physical core.
+    pub threads: Option<u32>,
+    /// ISO code such as `en`; unset means to detect it.
+    pub language: Option<String>,
+    /// Write down the language spoken, or its translation into English.
+    pub task: Task,
+    /// Streams transcribed at once; one more is refused.
+    pub max_sessions: u32,
+    /// New audio between two looks at a stream.
+    pub hop_ms: u32,
+    /// Beams kept by beam search; 1 is greedy.
+    pub beam_size: u32,
+}
+
+impl Default for Asr {
+    fn default() -> Self {
+        Self {
+            listen: Listen::default(),
+            model: None,
+            device: Device::Auto,
+            threads: None,
+            language: None,
+            task: Task::Transcribe,
+            max_sessions: 16,
+            hop_ms: 500,
+            beam_size: 1,
+        }
+    }
+}
+
+/// `asr.device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// A GPU that this build can use, else the processor.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU (a build with the `cuda` feature).
+    Cuda,
+    /// An Apple GPU (a build with the `metal` feature).
+    Metal,
+}
+
+/// `asr.task`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// Write down the language spoken.
+    #[default]
+    Transcribe,
+    /// Write it down in English.
+    Translate,
+}
+
+/// `models`: where weights come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Models {
+    /// Where models are installed; unset means `models` in the data directory.
+    pub dir: Option<PathBuf>,
+    /// The hub that models are pulled from.
+    pub endpoint: String,
+    /// An access token for gated or private models.
+    #[serde(skip_serializing)]
+    pub token: Option<Secret>,
+    /// A file that holds the token; read when it is needed, and only if `token` is unset.
+    pub token_file: Option<PathBuf>,
+    /// Never use the network.
+    pub offline: bool,
+}
+
+impl Default for Models {
+    fn default() -> Self {
+        Self {
+            dir: None,
+            endpoint: "https://huggingface.co".to_owned(),
+            token: None,
+            token_file: None,
+            offline: false,
+        }
+    }
+}
+
+impl Models {
+    /// The access token, from `token` or else from `token_file`, which is read now.
+    ///
+    /// # Errors
+    /// When the file can't be read or holds nothing.
+    pub fn read_token(&self) -> Result<Option<Secret>, SecretError> {
+        match (&self.token, &self.token_file) {
+            (Some(token), _) => Ok(Some(token.clone())),
+            (None, Some(path)) => Secret::read("models.token_file", path).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// `shutdown`: how the program ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Stop {
+    /// Seconds that everything together may take to stop in order.
+    pub deadline_s: u32,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self { deadline_s: 15 }
+    }
+}
+
+impl Stop {
+    /// How long everything together may take to stop.
+    #[must_use]
+    pub const fn deadline(&self) -> Duration {
+        Duration::from_secs(self.deadline_s as u64)
+    }
+}
+
+/// A `host:port` to listen on; port 0 takes a free one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Listen(String);
+
+impl Listen {
+    /// As it was written, ready for the resolver.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self("127.0.0.1:8000".to_owned())
+    }
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<Listen> for String {
+    fn from(listen: Listen) -> Self {
+        listen.0
+    }
+}
+
+impl TryFrom<String> for Listen {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        const SHAPE: &str =
+            "not an address to listen on; write host:port, such as 127.0.0.1:8000 or [::1]:8000";
+        let (host, port) = text.rsplit_once(':').ok_or(SHAPE)?;
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        let host_is_plain = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '/');
+        // A bare IPv6 address would be cut at its last group and become another address.
+        if !host_is_plain || (host.contains(':') && !bracketed) || port.parse::<u16>().is_err() {
+            return Err(SHAPE);
+        }
+        Ok(Self(text))
+    }
+}
+
+impl std::str::FromStr for Listen {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl Config {
+    /// Checks what types can't: ranges, and keys that contradict each other. [`Loader::load`] calls it.
+    ///
+    /// # Errors
+    /// The first rule broken.
+    pub fn validate(&self) -> Result<(), Violation> {
+        let Self { data_dir, log, audio: _, vad, asr, models, shutdown } = self;
+
+        let rule = |holds: bool, key: &'static str, reason: &str| {
+            if holds { Ok(()) } else { Err(Violation { key, reason: reason.to_owned() }) }
+        };
+        let no_tilde = |path: &Option<PathBuf>, key: &'static str| {
+            let plain = path.as_ref().is_none_or(|path| !path.starts_with("~"));
+            rule(plain, key, "only a shell expands ~; write the directory out")
+        };
+
+        no_tilde(data_dir, "data_dir")?;
+        no_tilde(&log.file, "log.file")?;
+        if let Some(level) = &log.level {
+            rule(
+                is_filter(level),
+                "log.level",
+                "want off, error, warn, info, debug, trace or target=level,…",
+            )?;
+        }
+
+        let probability = 0.0..=1.0;
+        rule(probability.contains(&vad.threshold), "vad.threshold", "a probability lies between 0 and 1")?;
+        rule(probability.contains(&vad.release), "vad.release", "a probability lies between 0 and 1")?;
+        rule(
+            vad.release <= vad.threshold,
+            "vad.release",
+            "must not be above vad.threshold, or speech never ends",
+        )?;
+        rule(
+            vad.min_silence_ms > 0,
+            "vad.min_silence_ms",
+            "without silence no utterance would ever end; want 1 or more",
+        )?;
+        rule(
+            vad.pre_roll_ms <= 5_000,
+            "vad.pre_roll_ms",
+            "more than 5000 ms is speech from before, not a pre-roll",
+        )?;
+
+        rule(
+            asr.threads != Some(0),
+            "asr.threads",
+            "want 1 or more; leave it out for one per physical core",
+        )?;
+        rule(asr.max_sessions > 0, "asr.max_sessions", "want 1 or more, or nothing can be transcribed")?;
+        rule((100..=10_000).contains(&asr.hop_ms), "asr.hop_ms", "want 100 to 10000")?;
+        rule((1..=16).contains(&asr.beam_size), "asr.beam_size", "want 1 (greedy) to 16")?;
+        if let Some(language) = &asr.language {
+            let code = (2..=3).contains(&language.len()) && language.bytes().all(|b| b.is_ascii_lowercase());
+            rule(code, "asr.language", "want an ISO code such as en; leave it out to detect the language")?;
+        }
+
+        let http = models.endpoint.starts_with("http://") || models.endpoint.starts_with("https://");
+        rule(http, "models.endpoint", "want a URL that starts with https:// (or http://)")?;
+        no_tilde(&models.dir, "models.dir")?;
+        no_tilde(&models.token_file, "models.token_file")?;
+
+        rule((1..=600).contains(&shutdown.deadline_s), "shutdown.deadline_s", "want 1 to 600")
+    }
+}
+
+/// The names of the levels, quietest first.
+pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// A level by name, or `target=level` directives. The subscriber's own parser takes any word for a target, so that
+/// a mistyped level would switch everything off without a word.
+fn is_filter(text: &str) -> bool {
+    !text.trim().is_empty()
+        && text.split(',').all(|directive| {
+            let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
+            LEVELS.contains(&level.trim().to_ascii_lowercase().as_str())
+        })
+        && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
+}
