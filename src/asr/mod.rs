@@ -6,9 +6,13 @@
 //!
 //! Times are seconds on the clock of the samples, never of arrival.
 
+pub mod client;
 pub mod engine;
+pub mod protocols;
+pub mod server;
 pub mod stream;
 pub mod weights;
+pub mod wer;
 
 use std::{fmt, sync::Arc, time::Duration};
 
