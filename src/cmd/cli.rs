@@ -36,8 +36,8 @@ Examples:
   godctl -c asr.threads=2 config check          try a setting without writing it down
   godctl completions bash > ~/.local/share/bash-completion/completions/godctl
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 69 a needed service is unreachable, 78 wrong configuration,
-130 interrupted twice.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 69 a needed service is unreachable,
+78 wrong configuration, 130 interrupted twice.";
 
 /// Flags that every subcommand takes.
 #[derive(Debug, clap::Args)]
@@ -55,11 +55,11 @@ struct Global {
     /// Log less; -qq nothing
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "verbose")]
     quiet: u8,
-    /// How logs look
-    #[arg(long, global = true, value_name = "FORMAT")]
+    /// How logs look: text or json
+    #[arg(long, global = true, value_name = "FORMAT", hide_possible_values = true)]
     log_format: Option<LogFormat>,
-    /// When to use colours
-    #[arg(long, global = true, value_name = "WHEN")]
+    /// When to use colours: auto, always or never
+    #[arg(long, global = true, value_name = "WHEN", hide_possible_values = true)]
     color: Option<Color>,
 }
 

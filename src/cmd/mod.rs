@@ -8,6 +8,7 @@ mod cli;
 mod completions;
 mod config;
 mod doctor;
+mod probe;
 mod version;
 
 pub use cli::main;

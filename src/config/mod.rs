@@ -213,20 +213,6 @@ impl Default for Models {
     }
 }
 
-impl Models {
-    /// The access token, from `token` or else from `token_file`, which is read now.
-    ///
-    /// # Errors
-    /// When the file can't be read or holds nothing.
-    pub fn read_token(&self) -> Result<Option<Secret>, SecretError> {
-        match (&self.token, &self.token_file) {
-            (Some(token), _) => Ok(Some(token.clone())),
-            (None, Some(path)) => Secret::read("models.token_file", path).map(Some),
-            (None, None) => Ok(None),
-        }
-    }
-}
-
 /// `shutdown`: how the program ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -1,6 +1,6 @@
 //! The tree of keys, taken from the types themselves, and the nearest known key to a mistyped one.
 
-use std::{collections::BTreeSet, sync::LazyLock};
+use std::sync::LazyLock;
 
 use serde::{
     Deserialize,
@@ -13,8 +13,9 @@ use super::{Asr, Audio, Config, Log, Models, Stop, Vad};
 /// Every key, dotted, and the names of the sections.
 #[derive(Debug)]
 pub(super) struct Schema {
-    sections: BTreeSet<String>,
-    keys: BTreeSet<String>,
+    sections: Vec<String>,
+    /// Those without a section first, then by section, as declared.
+    keys: Vec<String>,
 }
 
 /// Keys that hold a secret: never shown, and masked in errors.
@@ -33,7 +34,7 @@ pub(super) static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
 
 impl Schema {
     fn new(sections: &[(&str, &[&str])]) -> Self {
-        let names: BTreeSet<String> = sections.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let names: Vec<String> = sections.iter().map(|(name, _)| (*name).to_owned()).collect();
         let top =
             fields_of::<Config>().iter().map(|key| (*key).to_owned()).filter(|key| !names.contains(key));
         let nested =
@@ -44,19 +45,17 @@ impl Schema {
 
     /// True for a table that holds keys, such as `asr`.
     pub(super) fn is_section(&self, path: &str) -> bool {
-        self.sections.contains(path)
+        self.sections.iter().any(|section| section == path)
     }
 
     /// True for a key that has a value, such as `asr.listen`.
     pub(super) fn is_key(&self, path: &str) -> bool {
-        self.keys.contains(path)
+        self.keys.iter().any(|key| key == path)
     }
 
     /// All keys: those without a section first, then by section.
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
-        let (top, nested): (Vec<&String>, Vec<&String>) =
-            self.keys.iter().partition(|key| !key.contains('.'));
-        top.into_iter().chain(nested).map(String::as_str)
+        self.keys.iter().map(String::as_str)
     }
 
     /// The known key that a wrong one was most likely meant to be.

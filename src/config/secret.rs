@@ -7,6 +7,8 @@ use std::{
 
 use serde::Deserialize;
 
+use super::Models;
+
 /// A token or password. It shows as `***` wherever it is formatted and can't be serialised; only [`Secret::expose`]
 /// gives the text, at the place that sends it.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -71,6 +73,20 @@ impl Secret {
         match text.trim() {
             "" => Err(SecretError::Empty { key, path: path.to_owned() }),
             text => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+impl Models {
+    /// The access token, from `token` or else from `token_file`, which is read now.
+    ///
+    /// # Errors
+    /// When the file can't be read or holds nothing.
+    pub fn read_token(&self) -> Result<Option<Secret>, SecretError> {
+        match (&self.token, &self.token_file) {
+            (Some(token), _) => Ok(Some(token.clone())),
+            (None, Some(path)) => Secret::read("models.token_file", path).map(Some),
+            (None, None) => Ok(None),
         }
     }
 }
