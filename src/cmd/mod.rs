@@ -8,6 +8,7 @@ mod cli;
 mod completions;
 mod config;
 mod doctor;
+pub mod models;
 mod probe;
 mod version;
 

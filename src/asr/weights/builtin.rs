@@ -2,6 +2,9 @@
 
 use super::EmbeddedFile;
 
+/// The name that users know it by.
+pub const BUILTIN_NAME: &str = "command-en";
+
 macro_rules! embedded {
     ($($name:literal),* $(,)?) => {
         &[$(EmbeddedFile {

@@ -1,10 +1,33 @@
-//! Where weights come from: the built-in model, a directory, or the catalogue's downloads.
+//! Where weights come from: the built-in model, a directory, or a download from a Hugging Face hub.
+//!
+//! - `catalogue` knows the models worth knowing by name; `name` reads what a user typed.
+//! - `resolve` turns a name into files that are already here; it never touches the network.
+//! - `pull` brings files here: `hub` speaks HTTP, `download` fetches one file with resume and checks,
+//!   `store` owns the data directory.
+//!
+//! Everything runs on the caller's task; dropping a future stops it and keeps what was received.
 
+mod backoff;
 mod builtin;
+mod catalogue;
+mod download;
+mod error;
+mod hub;
+mod name;
+mod pull;
+mod resolve;
+mod store;
 
-pub use builtin::BUILTIN;
+pub use backoff::RetryPolicy;
+pub use builtin::{BUILTIN, BUILTIN_NAME};
+pub use catalogue::{BUILTIN_SHAPE, CATALOGUE, Entry, Languages, Shape};
+pub use error::WeightsError;
+pub use name::{HubModel, ModelName};
+pub use pull::{Pulled, pull};
+pub use resolve::{resolve, source_of};
+pub use store::{Installed, Manifest, ManifestFile, Removed, find, installed, remove};
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf, time::Duration};
 
 /// A model's files, found but not yet read.
 #[derive(Debug, Clone)]
@@ -33,8 +56,130 @@ pub struct EmbeddedFile {
     pub bytes: &'static [u8],
 }
 
-impl std::fmt::Debug for EmbeddedFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for EmbeddedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({} bytes)", self.name, self.bytes.len())
+    }
+}
+
+/// Where models are kept and where they are fetched from.
+#[derive(Debug, Clone)]
+pub struct HubOptions {
+    /// The hub, e.g. `https://huggingface.co`; no user name or password in it.
+    pub endpoint: String,
+    /// Sent to `endpoint` only, never to a host that it redirects to.
+    pub token: Option<Token>,
+    /// When true no connection is made at all.
+    pub offline: bool,
+    /// The directory that installed models live in; made when first needed.
+    pub dir: PathBuf,
+    /// How failures of the network are met.
+    pub retry: RetryPolicy,
+}
+
+impl HubOptions {
+    /// The public hub, without a token, keeping models in `dir`.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            endpoint: "https://huggingface.co".to_owned(),
+            token: None,
+            offline: false,
+            dir: dir.into(),
+            retry: RetryPolicy::default(),
+        }
+    }
+}
+
+/// An access token of the hub. Prints as `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// Takes the token, without the white space around it that files and shells leave.
+    #[must_use]
+    pub fn new(token: &str) -> Self {
+        Self(token.trim().to_owned())
+    }
+
+    /// The secret itself, for the request's header.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// What happens during [`pull`], for a progress bar or a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PullEvent {
+    /// Another process is installing the same model; waiting for it.
+    Waiting,
+    /// All files are known.
+    Planned {
+        /// Number of files.
+        files: usize,
+        /// Their size together, in bytes.
+        total: u64,
+    },
+    /// A file is begun or gone on with.
+    File {
+        /// Its name.
+        name: String,
+        /// Its size in bytes.
+        size: u64,
+        /// Bytes that were here already.
+        resumed: u64,
+    },
+    /// Bytes of all files that are here now; goes down when a file has to start again.
+    Progress {
+        /// Bytes.
+        done: u64,
+    },
+    /// The network failed; the next try comes after `wait`.
+    Retrying {
+        /// What failed.
+        reason: String,
+        /// The pause.
+        wait: Duration,
+    },
+    /// A file starts again from its first byte.
+    Restarted {
+        /// Its name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// All files are here and checked.
+    Installing,
+}
+
+/// Who is told what a pull does; called on the pulling task, so it must return at once.
+pub trait PullProgress: Send {
+    /// Something happened.
+    fn on(&mut self, event: PullEvent);
+}
+
+impl<F: FnMut(PullEvent) + Send> PullProgress for F {
+    fn on(&mut self, event: PullEvent) {
+        self(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_never_prints() {
+        let options =
+            HubOptions { token: Some(Token::new(" hf_marker_secret\n")), ..HubOptions::new("/models") };
+        let printed = format!("{options:?} {options:#?}");
+        assert!(!printed.contains("marker"), "{printed}");
+        assert_eq!(options.token.unwrap().expose(), "hf_marker_secret");
     }
 }
