@@ -12,7 +12,9 @@ use std::{
 
 use clap::{ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use super::{Context, Exit, Failure, StdoutClosed, Stream, Terminal, completions, config, doctor, version};
+use super::{
+    Context, Exit, Failure, StdoutClosed, Stream, Terminal, completions, config, doctor, models, version,
+};
 use crate::{
     config::{Color, ConfigError, Environment, Loaded, Loader, LogFormat, Overrides},
     shutdown::Shutdown,
@@ -69,6 +71,8 @@ enum Command {
     Config(config::Args),
     /// Tell what works on this machine, and how to fix the rest
     Doctor(doctor::Args),
+    /// List, download and remove speech models
+    Models(models::ModelsArgs),
     /// Write a completion script for a shell to standard output
     Completions(completions::Args),
     /// Tell the version and what was built in
@@ -142,6 +146,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             };
             let context = session.start(loaded, Audience::Person)?;
             doctor::run(&args, &context, problem)
+        }
+        Command::Models(args) => {
+            let loaded = session.load(Overrides::default())?;
+            models::main(args, &session.start(loaded, Audience::Person)?)
         }
         Command::Completions(args) => completions::run(&args, &mut tree()),
         Command::Version(args) => version::run(&args),

@@ -15,7 +15,7 @@ use anyhow::Context as _;
 
 use super::{Context, Exit, Failure, Stdout, probe};
 use crate::{
-    asr::weights::BUILTIN,
+    asr::weights::{self, BUILTIN},
     config::{ConfigError, Listen, Log, Models},
 };
 
@@ -285,26 +285,21 @@ fn builtin_model() -> Finding {
 }
 
 fn installed_models(dir: &Path) -> Finding {
-    let is_model = |dir: &Path| dir.join("config.json").is_file();
-    let inside = |dir: &Path| -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(dir).into_iter().flatten();
-        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect()
+    let models = match weights::installed(dir) {
+        Ok(models) => models,
+        Err(error) => return Finding::new(Status::Failed, format!("{error:#}"), "set models.dir"),
     };
-    // Models are one directory each, those of an owner are below the owner's.
-    let names: Vec<String> = inside(dir)
-        .into_iter()
-        .flat_map(|path| if is_model(&path) { vec![path] } else { inside(&path) })
-        .filter(|path| is_model(path))
-        .filter_map(|path| Some(path.strip_prefix(dir).ok()?.display().to_string()))
-        .collect();
-    match names.len() {
-        0 => Finding::new(
+    if models.is_empty() {
+        return Finding::new(
             Status::Missing,
             format!("none in {}; the built-in one knows 450 English words", dir.display()),
-            "for dictation put a Whisper directory there, or name one with asr.model",
-        ),
-        _ => Finding::ok(names.join(", ")),
+            "for dictation: godctl models pull base (see: godctl models list)",
+        );
     }
+    if let Some(error) = models.iter().find_map(|model| model.check().err()) {
+        return Finding::new(Status::Failed, error.to_string(), "pull it again, or: godctl models rm NAME");
+    }
+    Finding::ok(models.into_iter().map(|model| model.manifest.name).collect::<Vec<_>>().join(", "))
 }
 
 fn hub(models: &Models, behind_proxy: bool) -> Finding {
@@ -475,17 +470,12 @@ mod tests {
     }
 
     #[test]
-    fn installed_models_are_found_with_and_without_an_owner() {
+    fn without_installed_models_it_says_how_to_get_one() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(installed_models(dir.path()).status, Status::Missing);
-        for model in ["base.en", "owner/name"] {
-            let model = dir.path().join(model);
-            std::fs::create_dir_all(&model).unwrap();
-            std::fs::write(model.join("config.json"), "{}").unwrap();
-        }
-        let found = installed_models(dir.path());
-        assert_eq!(found.status, Status::Ok);
-        assert!(found.detail.contains("base.en") && found.detail.contains("owner/name"), "{}", found.detail);
+        std::fs::create_dir(dir.path().join(".incomplete")).unwrap();
+        let finding = installed_models(dir.path());
+        assert_eq!(finding.status, Status::Missing);
+        assert!(finding.fix.is_some_and(|fix| fix.contains("models pull")));
     }
 
     #[test]

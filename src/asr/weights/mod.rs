@@ -13,6 +13,7 @@ mod catalogue;
 mod download;
 mod error;
 mod hub;
+mod manifest;
 mod name;
 mod pull;
 mod resolve;
@@ -22,12 +23,15 @@ pub use backoff::RetryPolicy;
 pub use builtin::{BUILTIN, BUILTIN_NAME};
 pub use catalogue::{BUILTIN_SHAPE, CATALOGUE, Entry, Languages, Shape};
 pub use error::WeightsError;
+pub use manifest::{Manifest, ManifestFile};
 pub use name::{HubModel, ModelName};
 pub use pull::{Pulled, pull};
 pub use resolve::{resolve, source_of};
-pub use store::{Installed, Manifest, ManifestFile, Removed, find, installed, remove};
+pub use store::{Installed, Removed, find, installed, remove};
 
 use std::{fmt, path::PathBuf, time::Duration};
+
+use crate::config::Secret;
 
 /// A model's files, found but not yet read.
 #[derive(Debug, Clone)]
@@ -68,7 +72,7 @@ pub struct HubOptions {
     /// The hub, e.g. `https://huggingface.co`; no user name or password in it.
     pub endpoint: String,
     /// Sent to `endpoint` only, never to a host that it redirects to.
-    pub token: Option<Token>,
+    pub token: Option<Secret>,
     /// When true no connection is made at all.
     pub offline: bool,
     /// The directory that installed models live in; made when first needed.
@@ -91,29 +95,6 @@ impl HubOptions {
     }
 }
 
-/// An access token of the hub. Prints as `***`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    /// Takes the token, without the white space around it that files and shells leave.
-    #[must_use]
-    pub fn new(token: &str) -> Self {
-        Self(token.trim().to_owned())
-    }
-
-    /// The secret itself, for the request's header.
-    pub(crate) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
 /// What happens during [`pull`], for a progress bar or a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PullEvent {
@@ -125,6 +106,11 @@ pub enum PullEvent {
         files: usize,
         /// Their size together, in bytes.
         total: u64,
+    },
+    /// What an earlier pull left of a file is read and hashed, which takes some seconds for gigabytes.
+    Checking {
+        /// Its name.
+        name: String,
     },
     /// A file is begun or gone on with.
     File {
@@ -167,19 +153,5 @@ pub trait PullProgress: Send {
 impl<F: FnMut(PullEvent) + Send> PullProgress for F {
     fn on(&mut self, event: PullEvent) {
         self(event);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_never_prints() {
-        let options =
-            HubOptions { token: Some(Token::new(" hf_marker_secret\n")), ..HubOptions::new("/models") };
-        let printed = format!("{options:?} {options:#?}");
-        assert!(!printed.contains("marker"), "{printed}");
-        assert_eq!(options.token.unwrap().expose(), "hf_marker_secret");
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    HubOptions, ModelFiles, ModelSource,
+    ModelFiles, ModelSource,
     builtin::{BUILTIN, BUILTIN_NAME},
     error::WeightsError,
     name::ModelName,
@@ -15,10 +15,10 @@ use super::{
 /// # Errors
 /// [`WeightsError::NotInstalled`] with the command to run, [`WeightsError::Damaged`], [`WeightsError::NotAModel`],
 /// [`WeightsError::UnknownName`], [`WeightsError::BadName`], or [`WeightsError::Disk`].
-pub fn resolve(name: Option<&str>, options: &HubOptions) -> Result<ModelSource, WeightsError> {
+pub fn resolve(name: Option<&str>, dir: &Path) -> Result<ModelSource, WeightsError> {
     match name {
-        Some(name) => source_of(&ModelName::parse(name)?, &options.dir),
-        None => match store::installed(&options.dir)?.first() {
+        Some(name) => source_of(&ModelName::parse(name)?, dir),
+        None => match store::installed(dir)?.first() {
             Some(newest) => newest.source(),
             None => Ok(builtin()),
         },
@@ -67,18 +67,17 @@ mod tests {
     #[test]
     fn without_a_name_and_without_installed_models_it_is_the_built_in_one() {
         let dir = tempfile::tempdir().unwrap();
-        let options = HubOptions::new(dir.path().join("never-made"));
-        let source = resolve(None, &options).unwrap();
+        let never_made = dir.path().join("never-made");
+        let source = resolve(None, &never_made).unwrap();
         assert_eq!(source.name, "command-en");
         assert!(matches!(source.files, ModelFiles::Embedded(files) if files.len() == BUILTIN.len()));
-        assert!(!options.dir.exists(), "looking makes nothing");
+        assert!(!never_made.exists(), "looking makes nothing");
     }
 
     #[test]
     fn what_is_not_here_says_how_to_get_it() {
         let dir = tempfile::tempdir().unwrap();
-        let options = HubOptions::new(dir.path());
-        let error = |name| resolve(Some(name), &options).unwrap_err().to_string();
+        let error = |name| resolve(Some(name), dir.path()).unwrap_err().to_string();
         assert_eq!(
             error("turbo"),
             "model 'large-v3-turbo' is not installed; run: godctl models pull large-v3-turbo"
@@ -94,6 +93,6 @@ mod tests {
         let path = dir.path().to_str().unwrap();
         assert!(error(path).ends_with("it has no config.json"));
         std::fs::write(dir.path().join("config.json"), "{}").unwrap();
-        assert!(matches!(resolve(Some(path), &options).unwrap().files, ModelFiles::Directory(_)));
+        assert!(matches!(resolve(Some(path), dir.path()).unwrap().files, ModelFiles::Directory(_)));
     }
 }
