@@ -17,3 +17,4 @@ mod project;
 mod readme;
 mod server;
 mod support;
+mod whisper;
