@@ -7,6 +7,7 @@
     reason = "clippy allows these in test functions only, and here the helpers are tests too"
 )]
 
+mod audio;
 mod cli;
 mod config;
 mod fake;
