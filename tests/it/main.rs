@@ -10,10 +10,12 @@
 mod audio;
 mod cli;
 mod config;
+mod fake;
 mod fake_hub;
 mod layering;
 mod models;
 mod project;
 mod readme;
+mod server;
 mod support;
 mod whisper;
