@@ -19,9 +19,9 @@ use crate::{
     asr::{
         captions::Transcript,
         engine::{Engine, Stream, StreamOptions},
-        stream::{StreamEvent, Utterance},
+        stream::{StreamEvent, Utterance, seconds},
     },
-    audio::{AudioError, AudioSource, AudioStats, decode},
+    audio::{AudioError, AudioSource, AudioStats, decode::Decoder},
     cmd::{self, Context, Exit, Failure, Threads},
     shutdown::Shutdown,
 };
@@ -36,11 +36,9 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let recordings = if args.stdin { vec![PathBuf::from(STDIN)] } else { args.files.clone() };
     let output = Output::new(&args.format, args.detail(), args.output_dir.as_deref(), &recordings)?;
     context.block_on(Threads::PerCore, async {
-        let engine = cmd::engine::start(context)?;
+        let engine = cmd::engine::start(&context.config, &context.paths, &context.shutdown)?;
         let info = engine.ready().await?;
-        let mut options = cmd::engine::stream_options(&context.config, info.window_s);
-        options.decode.prompt.clone_from(&args.prompt);
-        options.decode.hotwords.clone_from(&args.hotwords);
+        let mut options = args.stream_options(context, info.window_s);
         options.stream = options.stream.map(|stream| args.policy.config(stream, info.window_s));
         let mut failed = 0;
         for recording in &recordings {
@@ -78,9 +76,14 @@ async fn transcribe(
 
     let sending = async {
         let mut ended = Ok(());
+        let mut sent = 0;
         while let Some(chunk) = decoding.chunks.recv().await {
             match chunk {
-                Ok(chunk) => input.push(&chunk).await?,
+                Ok(chunk) => {
+                    input.push(&chunk).await?;
+                    sent += chunk.len() as u64;
+                    progress.at(seconds(sent - input.queued().min(sent)));
+                }
                 Err(error) => ended = Err(error),
             }
         }
@@ -90,7 +93,7 @@ async fn transcribe(
     let listening = async {
         let mut heard = Heard::default();
         while let Some(event) = events.next().await {
-            heard.take(event, &progress);
+            heard.take(event);
         }
         heard
     };
@@ -137,9 +140,9 @@ impl Decoding {
         shutdown
             .thread("audio-decode", move || {
                 let source = if path == Path::new(STDIN) {
-                    decode::open_stream(io::stdin(), &name)
+                    Decoder::from_reader(name, io::stdin())
                 } else {
-                    decode::open_file(&path)
+                    Decoder::open(&path)
                 };
                 let mut source = match source {
                     Ok(source) => source,
@@ -183,20 +186,18 @@ struct Heard {
 }
 
 impl Heard {
-    fn take(&mut self, event: StreamEvent, progress: &Progress) {
+    fn take(&mut self, event: StreamEvent) {
         match event {
             StreamEvent::UtteranceEnded(utterance) => {
-                progress.at(utterance.end);
                 if !utterance.text.is_empty() {
                     self.utterances.push(utterance);
                 }
             }
-            StreamEvent::Hypothesis { heard, .. } => progress.at(heard),
             StreamEvent::Failed { message, start, end } => {
                 self.failures.push(format!("{start:.1} s to {end:.1} s: {message}"));
             }
             StreamEvent::Ended { heard } => self.duration = heard,
-            StreamEvent::SpeechStarted { .. } | StreamEvent::Marker(_) => {}
+            StreamEvent::SpeechStarted { .. } | StreamEvent::Hypothesis { .. } | StreamEvent::Marker(_) => {}
         }
     }
 

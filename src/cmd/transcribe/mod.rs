@@ -9,13 +9,13 @@ mod output;
 
 use std::path::PathBuf;
 
-use anyhow::bail;
 use clap::ValueEnum;
 
-use super::Context;
+use super::{Context, Exit, Failure};
 use crate::{
     asr::{
         captions::{Detail, Format},
+        engine::StreamOptions,
         stream::StreamConfig,
     },
     config::{Device, Overrides, Task},
@@ -145,9 +145,22 @@ impl Args {
         overrides
     }
 
+    /// How a stream is decoded: the configuration, with what only this command has on top.
+    fn stream_options(&self, context: &Context, window_s: f64) -> StreamOptions {
+        let mut options = super::engine::stream_options(&context.config, window_s);
+        options.decode.prompt.clone_from(&self.prompt);
+        options.decode.hotwords.clone_from(&self.hotwords);
+        options
+    }
+
     const fn detail(&self) -> Detail {
         if self.words { Detail::Words } else { Detail::Captions }
     }
+}
+
+/// A combination of flags that makes no sense.
+fn usage(message: &'static str) -> anyhow::Error {
+    Failure::new(Exit::Usage, anyhow::anyhow!("{message}; see godctl transcribe --help")).into()
 }
 
 /// Runs `godctl transcribe`.
@@ -157,12 +170,12 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     }
     if args.mic || args.input.is_some() {
         if args.output_dir.is_some() {
-            bail!("--output-dir is for recordings; redirect standard output to keep live captions");
+            return Err(usage("--output-dir is for recordings; redirect standard output to keep live captions"));
         }
         return live::run(args, context);
     }
     if args.files.is_empty() && !args.stdin {
-        bail!("nothing to transcribe: name a FILE, or use --stdin or --mic (see godctl transcribe --help)");
+        return Err(usage("nothing to transcribe: name a FILE, or use --stdin, --mic or --input"));
     }
     files::run(args, context)
 }
