@@ -8,14 +8,18 @@
 
 pub mod align;
 pub mod captions;
+pub mod client;
 pub mod decode;
 pub mod engine;
 pub mod kernels;
 pub mod mel;
 pub mod model;
+pub mod protocols;
+pub mod server;
 pub mod stream;
 pub mod tokenizer;
 pub mod weights;
+pub mod wer;
 pub mod whisper;
 
 use std::{fmt, sync::Arc, time::Duration};

@@ -7,12 +7,15 @@
     reason = "clippy allows these in test functions only, and here the helpers are tests too"
 )]
 
+mod audio;
 mod cli;
 mod config;
+mod fake;
 mod fake_hub;
 mod layering;
 mod models;
 mod project;
 mod readme;
+mod server;
 mod support;
 mod whisper;

@@ -182,7 +182,7 @@ async fn a_hub_that_always_cuts_at_once_is_given_up_and_what_came_is_kept() {
     let setup = Setup::new().await;
     let error = setup.refuses(Faults { cut: vec![100_000, 0, 0, 0, 0], ..Faults::default() }).await;
     assert!(error.is_retryable(), "{error}");
-    assert!(error.to_string().contains("run the same command again to go on"), "{error}");
+    assert!(error.to_string().contains("the same command goes on where this one stopped"), "{error}");
     let kept = std::fs::metadata(setup.part()).unwrap().len();
     assert!(kept > 0);
     setup.hub.forget();
@@ -537,6 +537,65 @@ async fn a_full_disk_says_so() {
         matches!(&error, WeightsError::Disk { .. }) && error.to_string().contains("make room"),
         "{error:?}"
     );
+}
+
+/// The binary with nothing of this machine's environment but what the test gives it.
+fn godctl(setup: &Setup, line: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_godctl"));
+    let home = setup.options.dir.parent().unwrap();
+    command.args(line.split(' ')).env_clear().env("HOME", home);
+    command.env("GODCTL__MODELS__DIR", &setup.options.dir);
+    command.env("HF_ENDPOINT", &setup.options.endpoint).env("HF_TOKEN", TOKEN);
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_binary_heeds_the_hubs_variables_and_keeps_its_secrets() {
+    let setup = Setup::new().await;
+    setup.hub.set(Faults { redirect: true, cut: vec![100_000], busy: 1, ..Faults::default() });
+    let output = godctl(&setup, "-vvv models pull tiny").output().unwrap();
+    let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert!(output.status.success() && out.starts_with("installed tiny (340 kB) in "), "{out}{err}");
+    assert!(err.contains("downloading 5 files, 340 kB") && err.contains("100 % of 340 kB"), "{err}");
+    assert!(err.contains("trying again in"), "{err}");
+    assert!(!err.contains(TOKEN) && !err.contains(SIGNATURE), "{err}");
+    assert!(setup.hub.seen().iter().any(|request| request.token));
+    setup.check();
+
+    let status = |line| godctl(&setup, line).output().unwrap().status.code();
+    assert_eq!(status("models path tiny"), Some(0));
+    assert_eq!(status("models path base"), Some(1));
+    assert_eq!(status("models pull"), Some(2));
+    assert_eq!(status("-c models.endpoint=\"https://me:secret@hub\" models pull base"), Some(78));
+    let output = godctl(&setup, "models pull base").env("HF_HUB_OFFLINE", "1").output().unwrap();
+    assert!(String::from_utf8(output.stderr).unwrap().contains("offline mode is on"));
+    setup.hub.set(Faults { busy: 1, retry_after: Some("3600"), ..Faults::default() });
+    assert_eq!(status("models pull base"), Some(69), "the hub is a service that is needed");
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_a_pull_and_keeps_what_came() {
+    let setup = Setup::new().await;
+    setup.hub.set(Faults { stall: Some(100_000), ..Faults::default() });
+    let child = godctl(&setup, "models pull tiny").spawn().unwrap();
+    while std::fs::metadata(setup.part()).map_or(0, |part| part.len()) < 90_000 {
+        tokio::task::yield_now().await;
+    }
+    let pid = child.id().to_string();
+    assert!(
+        std::process::Command::new("sh")
+            .args(["-c", &format!("kill -INT {pid}")])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = child.wait_with_output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("error: interrupted; ") && err.contains("run the same command to go on"), "{err}");
+    setup.survives(Faults::default()).await;
 }
 
 proptest::proptest! {

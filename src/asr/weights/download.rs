@@ -98,7 +98,11 @@ struct Part<'a> {
 
 impl<'a> Part<'a> {
     /// Opens what an earlier try left, or an empty one.
-    async fn open(path: PathBuf, file: &'a RemoteFile) -> Result<Self, WeightsError> {
+    async fn open(
+        path: PathBuf,
+        file: &'a RemoteFile,
+        progress: &mut dyn PullProgress,
+    ) -> Result<Self, WeightsError> {
         let handle = OpenOptions::new()
             .read(true)
             .write(true)
@@ -112,6 +116,7 @@ impl<'a> Part<'a> {
         if kept > file.size {
             part.reset().await?;
         } else if kept > 0 {
+            progress.on(PullEvent::Checking { name: file.name.clone() });
             part.length = hash(&mut part.handle, &mut part.sums, file, &part.path).await?;
         }
         Ok(part)
@@ -187,7 +192,7 @@ impl Download<'_> {
         directory: &Path,
     ) -> Result<Complete, WeightsError> {
         let target = directory.join(&file.name);
-        if let Some(complete) = already_complete(&target, file).await? {
+        if let Some(complete) = already_complete(&target, file, self.progress).await? {
             self.progress.on(PullEvent::File {
                 name: file.name.clone(),
                 size: file.size,
@@ -233,7 +238,7 @@ impl Download<'_> {
         path: PathBuf,
         target: &Path,
     ) -> Result<Complete, WeightsError> {
-        let mut part = Part::open(path, file).await?;
+        let mut part = Part::open(path, file, self.progress).await?;
         self.progress.on(PullEvent::File { name: file.name.clone(), size: file.size, resumed: part.length });
         let mut backoff = Backoff::new(self.policy);
         while part.length < file.size {
@@ -334,12 +339,17 @@ fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::
 }
 
 /// A file that an earlier pull completed; one that fails the check is removed.
-async fn already_complete(target: &Path, file: &RemoteFile) -> Result<Option<Complete>, WeightsError> {
+async fn already_complete(
+    target: &Path,
+    file: &RemoteFile,
+    progress: &mut dyn PullProgress,
+) -> Result<Option<Complete>, WeightsError> {
     let mut handle = match File::open(target).await {
         Ok(handle) => handle,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(WeightsError::disk("open", target)(error)),
     };
+    progress.on(PullEvent::Checking { name: file.name.clone() });
     let mut sums = Sums::new(file.size);
     let length = hash(&mut handle, &mut sums, file, target).await?;
     if length == file.size

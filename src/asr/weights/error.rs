@@ -96,7 +96,7 @@ pub enum WeightsError {
         retry_after: Option<Duration>,
     },
     /// The connection failed or was cut: try again; what was received is kept.
-    #[error("{doing} failed (what came before is kept; run the same command again to go on)")]
+    #[error("{doing} failed (check the network; the same command goes on where this one stopped)")]
     Unreachable {
         /// What was being done.
         doing: String,

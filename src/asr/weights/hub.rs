@@ -232,16 +232,8 @@ impl Hub {
     }
 
     fn follow(&self, from: &Url, response: &Response) -> Result<Url, WeightsError> {
-        let to = response
-            .headers()
-            .get(LOCATION)
-            .and_then(|location| location.to_str().ok())
-            .and_then(|location| from.join(location).ok())
-            .ok_or_else(|| self.protocol("a redirect leads nowhere"))?;
-        match (from.scheme(), to.scheme()) {
-            (_, "https") | ("http", "http") => Ok(to),
-            _ => Err(self.protocol("a redirect leads from https to an unprotected address")),
-        }
+        let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+        next_hop(from, location.unwrap_or_default()).map_err(|reason| self.protocol(reason))
     }
 
     fn is_ours(&self, url: &Url) -> bool {
@@ -368,6 +360,15 @@ fn client(endpoint: &Url) -> Result<Client, WeightsError> {
         })
 }
 
+/// Where a redirect leads; relative addresses are as good as absolute ones.
+fn next_hop(from: &Url, location: &str) -> Result<Url, &'static str> {
+    let to = from.join(location).ok().filter(|_| !location.is_empty()).ok_or("a redirect leads nowhere")?;
+    match (from.scheme(), to.scheme()) {
+        (_, "https") | ("http", "http") => Ok(to),
+        _ => Err("a redirect leads to an unprotected address"),
+    }
+}
+
 /// Wraps a failure of the transport, without the address.
 pub(super) fn unreachable(doing: &str, source: impl Into<Failure>) -> WeightsError {
     WeightsError::Unreachable { doing: doing.to_owned(), source: source.into().0 }
@@ -412,6 +413,23 @@ mod tests {
         let options = HubOptions { token, ..HubOptions::new("/nowhere") };
         let error = Hub::new(&options).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("HF_TOKEN") && !error.contains("marker"), "{error}");
+    }
+
+    #[test]
+    fn redirects_stay_protected_and_only_the_hub_itself_gets_the_token() {
+        let hub = hub("https://hub.example/mirror").unwrap();
+        let from = Url::parse("https://hub.example/mirror/a/b/resolve/0/w").unwrap();
+        let ours = |location| next_hop(&from, location).map(|to| hub.is_ours(&to));
+        assert_eq!(ours("/api/resolve-cache/models/a/b/w"), Ok(true));
+        assert_eq!(ours("https://hub.example:443/x"), Ok(true));
+        for foreign in
+            ["https://cdn.example/w", "https://hub.example.evil/w", "https://hub.example:444/w", "//evil/w"]
+        {
+            assert_eq!(ours(foreign), Ok(false), "{foreign}");
+        }
+        for refused in ["http://hub.example/w", "ftp://hub.example/w", "file:///etc/passwd", "", "https://"] {
+            assert!(ours(refused).is_err(), "{refused}");
+        }
     }
 
     #[test]

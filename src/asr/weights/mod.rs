@@ -13,6 +13,7 @@ mod catalogue;
 mod download;
 mod error;
 mod hub;
+mod manifest;
 mod name;
 mod pull;
 mod resolve;
@@ -22,10 +23,11 @@ pub use backoff::RetryPolicy;
 pub use builtin::{BUILTIN, BUILTIN_NAME};
 pub use catalogue::{BUILTIN_SHAPE, CATALOGUE, Entry, Languages, Shape};
 pub use error::WeightsError;
+pub use manifest::{Manifest, ManifestFile};
 pub use name::{HubModel, ModelName};
 pub use pull::{Pulled, pull};
 pub use resolve::{resolve, source_of};
-pub use store::{Installed, Manifest, ManifestFile, Removed, find, installed, remove};
+pub use store::{Installed, Removed, find, installed, remove};
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -104,6 +106,11 @@ pub enum PullEvent {
         files: usize,
         /// Their size together, in bytes.
         total: u64,
+    },
+    /// What an earlier pull left of a file is read and hashed, which takes some seconds for gigabytes.
+    Checking {
+        /// Its name.
+        name: String,
     },
     /// A file is begun or gone on with.
     File {

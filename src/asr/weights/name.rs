@@ -101,13 +101,15 @@ fn is_explicit_path(typed: &str) -> bool {
         || typed.starts_with("../")
 }
 
-/// The hub's own rules: two parts of letters, digits, `.`, `_`, `-`, at most 96 characters each.
+/// The hub's own rules: two parts of letters, digits, `.`, `_`, `-`, at most 96 characters each. Neither holds `--`,
+/// so that a slug stands for one repository only.
 fn is_repo(name: &str) -> bool {
     let part = |part: &str| {
         (1..=96).contains(&part.len())
             && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
             && !part.starts_with(['.', '-'])
             && !part.contains("..")
+            && !part.contains("--")
     };
     name.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
 }
@@ -172,7 +174,9 @@ mod tests {
             error,
             "there is no model called 'bsae.en'; did you mean 'base.en'? see: godctl models list"
         );
-        for typed in ["", "a/b/c", "a/../b", "-x/y", "a/b@", "a/b@../x", "a/b?c", "a b/c", "../x@y/../z "] {
+        for typed in
+            ["", "a/b/c", "a/../b", "-x/y", "a/b@", "a/b@../x", "a--b/c", "a/b?c", "a b/c", "../x@y/../z "]
+        {
             match ModelName::parse(typed) {
                 Err(WeightsError::BadName { .. }) | Ok(ModelName::Directory(_)) => {}
                 other => panic!("{typed:?}: {other:?}"),

@@ -12,8 +12,9 @@ use super::{
     download::{Download, retry_or_give_up},
     error::WeightsError,
     hub::{Hub, Listing, RemoteFile},
+    manifest::ManifestFile,
     name::{HubModel, ModelName, is_file_name},
-    store::{self, Installed, Lock, ManifestFile},
+    store::{self, Installed, Lock},
 };
 
 const SINGLE: &str = "model.safetensors";

@@ -13,54 +13,21 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{
     ModelFiles, ModelSource,
     error::WeightsError,
-    name::{HubModel, ModelName, is_file_name},
+    manifest::{self, Manifest, ManifestFile},
+    name::{HubModel, ModelName},
 };
 
-const MANIFEST: &str = "godctl-model.json";
 const INCOMPLETE: &str = ".incomplete";
-const FORMAT: u32 = 1;
 /// Characters of the commit in a directory's name: what git shows, and then some.
 const SHORT_COMMIT: usize = 12;
-
-/// What `godctl-model.json` says about the model beside it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Manifest {
-    /// Version of this format.
-    pub format: u32,
-    /// The name to ask for it by.
-    pub name: String,
-    /// `owner/name` on the hub.
-    pub repo: String,
-    /// The revision that was asked for.
-    pub revision: String,
-    /// The commit that it was.
-    pub commit: String,
-    /// As the model's card said.
-    pub licence: Option<String>,
-    /// Every file.
-    pub files: Vec<ManifestFile>,
-    /// When, in UTC as RFC 3339.
-    pub installed_at: String,
-}
-
-/// One file of an installed model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ManifestFile {
-    /// Its name.
-    pub name: String,
-    /// Its size in bytes.
-    pub size: u64,
-    /// SHA-256 of its content, in hex.
-    pub sha256: String,
-}
 
 /// An installed model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,11 +113,11 @@ pub fn installed(dir: &Path) -> Result<Vec<Installed>, WeightsError> {
         if hidden || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
-        match read_manifest(&entry.path()) {
+        match Manifest::read(&entry.path()) {
             Ok(Some(manifest)) => found.push(Installed { dir: entry.path(), manifest }),
             Ok(None) => {}
             Err(error) => {
-                tracing::warn!(dir = %entry.path().display(), %error, "ignoring a model without a readable {MANIFEST}")
+                tracing::warn!(dir = %entry.path().display(), %error, "ignoring a model whose manifest cannot be read")
             }
         }
     }
@@ -158,19 +125,6 @@ pub fn installed(dir: &Path) -> Result<Vec<Installed>, WeightsError> {
         (&b.manifest.installed_at, &a.manifest.name).cmp(&(&a.manifest.installed_at, &b.manifest.name))
     });
     Ok(found)
-}
-
-fn read_manifest(dir: &Path) -> io::Result<Option<Manifest>> {
-    let text = match fs::read(dir.join(MANIFEST)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let manifest: Manifest = serde_json::from_slice(&text)?;
-    if manifest.format != FORMAT || !manifest.files.iter().all(|file| is_file_name(&file.name)) {
-        return Err(io::Error::other("written by another version of godctl"));
-    }
-    Ok(Some(manifest))
 }
 
 /// The installed model that is meant, if it is here; the newest of several.
@@ -315,21 +269,17 @@ pub(super) struct Complete<'a> {
 pub(super) fn install(dir: &Path, complete: Complete<'_>) -> Result<Installed, WeightsError> {
     let Complete { model, commit, licence, files, staging, now } = complete;
     let manifest = Manifest {
-        format: FORMAT,
+        format: manifest::FORMAT,
         name: model.name(),
         repo: model.repo.clone(),
         revision: model.revision.clone(),
         commit: commit.to_owned(),
         licence,
         files,
-        installed_at: rfc3339(now),
+        installed_at: manifest::rfc3339(now),
     };
     remove_strangers(staging, &manifest.files)?;
-    let path = staging.join(MANIFEST);
-    let mut text =
-        serde_json::to_vec_pretty(&manifest).map_err(|e| WeightsError::disk("write", &path)(e.into()))?;
-    text.push(b'\n');
-    write_durably(&path, &text).map_err(WeightsError::disk("write", &path))?;
+    manifest.write(staging).map_err(WeightsError::disk("write the manifest in", staging))?;
     sync_dir(staging)?;
 
     let incomplete = dir.join(INCOMPLETE);
@@ -369,13 +319,6 @@ fn remove_strangers(staging: &Path, files: &[ManifestFile]) -> Result<(), Weight
     Ok(())
 }
 
-fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
-    use std::io::Write;
-    let mut file = File::create(path)?;
-    file.write_all(content)?;
-    file.sync_all()
-}
-
 /// Makes renames in a directory durable, where the system can.
 fn sync_dir(dir: &Path) -> Result<(), WeightsError> {
     if cfg!(unix) {
@@ -384,25 +327,9 @@ fn sync_dir(dir: &Path) -> Result<(), WeightsError> {
     Ok(())
 }
 
-/// UTC in seconds, as RFC 3339 writes it; times before 1970 are written as 1970.
-fn rfc3339(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    // Howard Hinnant's civil_from_days, for days since 1970 (https://howardhinnant.github.io/date_algorithms.html).
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", of_day / 3600, of_day / 60 % 60, of_day % 60)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
 
@@ -495,13 +422,5 @@ mod tests {
             error,
             "model 'base' is damaged (config.json has 1 bytes, not 2); run: godctl models pull base"
         );
-    }
-
-    #[test]
-    fn times_are_written_as_dates() {
-        let at = |seconds| rfc3339(UNIX_EPOCH + Duration::from_secs(seconds));
-        assert_eq!(at(0), "1970-01-01T00:00:00Z");
-        assert_eq!(at(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(at(1_795_228_230), "2026-11-21T02:30:30Z");
     }
 }

@@ -28,6 +28,15 @@ use crate::asr::weights::{
 
 /// Flags of `godctl models`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  godctl models list                what there is, how large, under which licence, and what is here
+  godctl models pull base           the usual choice for dictation on a small machine
+  godctl models info base           all that is known of it
+  godctl models rm base
+
+Without an installed model godctl uses command-en, which is built in: good for spoken commands, not for dictation.
+Models are kept in models.dir; HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE mean what they mean elsewhere.")]
 pub struct ModelsArgs {
     #[command(subcommand)]
     command: ModelsCommand,

@@ -66,6 +66,7 @@ impl PullProgress for Display {
                     self.say(&format!("downloading {files} files, {}", size(total)));
                 }
             }
+            PullEvent::Checking { name } => self.bar.set_message(format!("checking {name}")),
             PullEvent::File { name, resumed, size: bytes } => {
                 self.bar.set_message(name.clone());
                 if resumed > 0 && self.total > 0 {
