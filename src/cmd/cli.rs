@@ -34,6 +34,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   godctl doctor                                 what works on this machine, and how to fix the rest
+  godctl models list                            which speech models there are, and which are here
   godctl config show --origin                   every setting, and who set it
   godctl -c asr.threads=2 config check          try a setting without writing it down
   godctl completions bash > ~/.local/share/bash-completion/completions/godctl
