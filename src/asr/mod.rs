@@ -6,7 +6,17 @@
 //!
 //! Times are seconds on the clock of the samples, never of arrival.
 
+pub mod align;
+pub mod captions;
+pub mod decode;
+pub mod engine;
+pub mod kernels;
+pub mod mel;
+pub mod model;
+pub mod stream;
+pub mod tokenizer;
 pub mod weights;
+pub mod whisper;
 
 use std::{fmt, sync::Arc, time::Duration};
 

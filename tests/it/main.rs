@@ -1,5 +1,18 @@
-//! The one integration binary: what crosses modules, against real sockets and files.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+//! The one integration binary: what crosses modules, runs the binary, or reads the project's own files.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy allows these in test functions only, and here the helpers are tests too"
+)]
+
+mod cli;
+mod config;
 mod fake_hub;
+mod layering;
 mod models;
+mod project;
+mod readme;
+mod support;
+mod whisper;

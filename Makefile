@@ -1,0 +1,81 @@
+# Two commands are enough: `make demo` and `make test`. `make help` lists the rest.
+
+# What a Debian system must have beside Rust: a C compiler for ring, the headers of ALSA for the microphone.
+APT_PACKAGES = gcc libc6-dev pkg-config libasound2-dev
+
+# The version in rust-toolchain.toml. rustup looks for it by that name; where the same version is installed under
+# another name (stable), that one is used instead of downloading it again.
+RUST_VERSION := $(shell sed -n 's/^channel = "\(.*\)"$$/\1/p' rust-toolchain.toml)
+SAME_VERSION := $(shell command -v rustup >/dev/null 2>&1 || exit 0; \
+	names=$$(rustup toolchain list 2>/dev/null | cut -d' ' -f1); \
+	for name in $$names; do case $$name in $(RUST_VERSION)*) exit 0;; esac; done; \
+	for name in $$names; do \
+		case $$(rustup run $$name rustc --version 2>/dev/null) in 'rustc $(RUST_VERSION) '*) echo $$name; exit 0;; esac; \
+	done)
+ifneq ($(SAME_VERSION),)
+export RUSTUP_TOOLCHAIN := $(SAME_VERSION)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help deps demo test lint bench doc
+
+help: ## List these commands
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+deps: ## Install the system packages that are missing, or say which ones
+	@missing=; \
+	command -v cc >/dev/null 2>&1 || missing="$$missing gcc libc6-dev"; \
+	command -v pkg-config >/dev/null 2>&1 || missing="$$missing pkg-config"; \
+	if [ "$$(uname -s)" = Linux ]; then \
+		pkg-config --exists alsa 2>/dev/null || missing="$$missing libasound2-dev"; \
+	fi; \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" = 0 ]; then root=; \
+		elif sudo -n true 2>/dev/null; then root='sudo -n'; \
+		else root=no; fi; \
+		if [ "$$root" = no ] || ! command -v apt-get >/dev/null 2>&1; then \
+			echo "missing:$$missing (names as on Debian and Ubuntu)" >&2; \
+			echo "install them, for example: sudo apt-get install -y$$missing" >&2; \
+			exit 1; \
+		fi; \
+		echo "installing:$$missing"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		$$root apt-get install -y --no-install-recommends $$missing >/dev/null 2>&1 \
+			|| { $$root apt-get update -q && $$root apt-get install -y --no-install-recommends $$missing; } \
+			|| { echo "could not install:$$missing" >&2; exit 1; }; \
+	fi
+	@command -v cargo >/dev/null 2>&1 \
+		|| { echo "no cargo on PATH; install Rust $(RUST_VERSION) from https://rustup.rs" >&2; exit 1; }
+	@cargo --version >/dev/null \
+		|| { echo "cargo does not run; install Rust $(RUST_VERSION): rustup toolchain install $(RUST_VERSION)" >&2; exit 1; }
+	@case "$$(rustc --version)" in "rustc $(RUST_VERSION) "*) ;; \
+		*) echo "note: this is $$(rustc --version); godctl is tested with $(RUST_VERSION)" >&2;; esac
+
+demo: deps ## Build godctl and show it at work on recorded speech
+	@[ -x target/release/godctl ] || echo "building for release; the first time takes some minutes"
+	@cargo build --release --locked
+	@target/release/godctl demo
+
+test: deps ## Run all tests
+	@[ -d target/debug/deps ] || echo "building for tests; the first time takes some minutes"
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run --locked --show-progress none --status-level fail --final-status-level slow; \
+	else \
+		cargo test --locked --quiet; \
+	fi
+	@echo "make test: all tests passed"
+
+lint: deps ## Check format, lints, documentation and scripts
+	@cargo fmt --check
+	@cargo clippy --quiet --locked --all-targets -- -D warnings
+	@RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --no-deps --document-private-items
+	@if command -v shellcheck >/dev/null 2>&1; then shellcheck .ci/run; fi
+	@echo "make lint: nothing to complain about"
+
+bench: deps ## Measure speed and latency of the built-in model on this machine
+	@cargo build --release --locked
+	@target/release/godctl demo --fast --json
+
+doc: deps ## Build the documentation of the code, private parts included
+	@cargo doc --locked --no-deps --document-private-items
+	@echo "open target/doc/godctl/index.html"

@@ -1,0 +1,453 @@
+//! The real [`Transcriber`]: joins front end, network, decoding and alignment.
+//!
+//! Owned by one thread, which every call blocks; large products use all threads of rayon's pool (or of a pool of its
+//! own when [`LoadOptions::threads`] says so). Dropping it frees weights and threads.
+
+use std::{num::NonZeroUsize, sync::Arc};
+
+use candle_core::{Device, Tensor};
+
+use super::{
+    DecodeOptions, Hypothesis, ModelInfo, Segment, SttError, Task, Transcriber, Window, Word,
+    align::{self, SECONDS_PER_POSITION},
+    decode::{
+        Decoded, beam, fallback, guard,
+        prompt::{self, Stamps},
+        rules::{Rules, TimestampRules},
+        search,
+    },
+    kernels::softmax::softmax_in_place,
+    mel::{FrontEnd, HOP},
+    model::{
+        ModelError, Whisper,
+        cache::CrossCache,
+        decoder::Row,
+        device::{self, DeviceChoice},
+        heads::{self, AlignmentHead, Family},
+        load,
+        source::Files,
+    },
+    tokenizer::{TOKENIZER_FILE, Tokenizer},
+    weights::ModelSource,
+};
+use crate::audio::SAMPLE_RATE_HZ;
+
+/// How a model is loaded.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LoadOptions {
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// Threads for large products; `None` uses the process's pool, which has one a core.
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// Whisper, ready to transcribe.
+#[derive(Debug)]
+pub struct WhisperTranscriber {
+    model: Arc<Whisper>,
+    tokenizer: Arc<Tokenizer>,
+    front_end: FrontEnd,
+    heads: Vec<AlignmentHead>,
+    device: Device,
+    info: ModelInfo,
+    pool: Option<rayon::ThreadPool>,
+}
+
+/// A window between encoding and text.
+struct Heard<'a> {
+    options: &'a DecodeOptions,
+    audio: CrossCache,
+    seconds: f64,
+    /// ISO code, token and probability.
+    language: Option<(String, u32, f32)>,
+}
+
+/// A result and how it was judged.
+struct Attempt {
+    decoded: Decoded,
+    ratio: f32,
+    verdict: fallback::Verdict,
+    temperature: f32,
+}
+
+impl From<candle_core::Error> for SttError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Inference(error.to_string())
+    }
+}
+
+impl From<ModelError> for SttError {
+    fn from(error: ModelError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+impl WhisperTranscriber {
+    /// Loads a model.
+    ///
+    /// # Errors
+    /// A file is missing, damaged or contradicts another, or the device cannot be used.
+    pub fn load(source: &ModelSource, options: LoadOptions) -> Result<Self, ModelError> {
+        let device = options.device.open()?;
+        let model = load::load(&source.files, &device)?;
+        let files = Files::new(&source.files);
+        let tokenizer = Tokenizer::read(&files.required(TOKENIZER_FILE)?, &model.config)?;
+        let dims = &model.config.dims;
+        let family = match (tokenizer.multilingual, dims.num_mel_bins) {
+            (false, _) => Family::English,
+            (true, 128) => Family::Multilingual128,
+            (true, _) => Family::Multilingual,
+        };
+        let heads = model.config.alignment_heads.clone().unwrap_or_else(|| {
+            heads::fallback(dims.decoder_layers, dims.decoder_attention_heads, dims.encoder_layers, family)
+        });
+        let languages = if tokenizer.multilingual {
+            tokenizer.languages.iter().map(|(code, _)| code.clone()).collect()
+        } else {
+            vec!["en".into()]
+        };
+        let info = ModelInfo {
+            name: source.name.clone(),
+            window_s: dims.max_source_positions as f64 * SECONDS_PER_POSITION,
+            multilingual: tokenizer.multilingual,
+            languages,
+            parameters: model.parameters,
+            device: device::name(&device),
+        };
+        let pool = options.threads.map(|threads| {
+            let builder = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
+            builder.thread_name(|i| format!("whisper-{i}")).build()
+        });
+        let pool = pool
+            .transpose()
+            .map_err(|e| ModelError::Device { device: device::name(&device), reason: e.to_string() })?;
+        Ok(Self {
+            front_end: FrontEnd::new(dims.num_mel_bins),
+            heads,
+            device,
+            info,
+            pool,
+            tokenizer: Arc::new(tokenizer),
+            model: Arc::new(model),
+        })
+    }
+
+    /// The network, to drive it step by step.
+    #[must_use]
+    pub fn model(&self) -> &Arc<Whisper> {
+        &self.model
+    }
+
+    /// The tokens and their names.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    /// Heads whose attention follows the audio.
+    #[must_use]
+    pub fn alignment_heads(&self) -> &[AlignmentHead] {
+        &self.heads
+    }
+
+    /// The encoder's states for a window: `[positions, width]`.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn encode(&self, samples: &[f32]) -> candle_core::Result<Tensor> {
+        let config = &self.model.config;
+        let (frames, bins) = (config.frames(), config.dims.num_mel_bins);
+        let mel = self.front_end.window(samples, frames);
+        self.model.encoder.forward(&Tensor::from_vec(mel, (frames, bins), &self.device)?)
+    }
+
+    /// Probability of each language of the model, in its order, and of `<|nospeech|>`.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn detect(&self, audio: &CrossCache) -> candle_core::Result<(Vec<f32>, f32)> {
+        let specials = &self.tokenizer.specials;
+        let mut cache = self.model.decoder.new_cache(1)?;
+        let row = Row { cache: &mut cache, audio, tokens: &[specials.start], wanted: &[0] };
+        let mut logits = self.model.decoder.forward(&mut [row], &[])?.logits.pop().unwrap_or_default();
+        let mut languages: Vec<f32> = self
+            .tokenizer
+            .languages
+            .iter()
+            .map(|&(_, id)| logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY))
+            .collect();
+        softmax_in_place(&mut languages);
+        softmax_in_place(&mut logits);
+        let no_speech = specials.no_speech.and_then(|id| logits.get(id as usize).copied()).unwrap_or(0.0);
+        Ok((languages, no_speech))
+    }
+
+    fn hear<'a>(&self, window: &'a Window) -> Result<Heard<'a>, SttError> {
+        let options = &*window.options;
+        let seconds = window.samples.len() as f64 / f64::from(SAMPLE_RATE_HZ);
+        if window.samples.len() > self.model.config.frames() * HOP {
+            return Err(SttError::BadRequest(format!(
+                "{seconds:.1} s of audio in one window; {} takes at most {:.0} s",
+                self.info.name, self.info.window_s
+            )));
+        }
+        self.check(options)?;
+        let states = self.encode(&window.samples)?;
+        let audio = self.model.decoder.prepare(&states)?;
+        let language = self.language(options, &audio)?;
+        Ok(Heard { options, audio, seconds, language })
+    }
+
+    fn check(&self, options: &DecodeOptions) -> Result<(), SttError> {
+        let known = &self.info.languages;
+        let asked = options.language.iter().chain(&options.allowed_languages);
+        if let Some(unknown) = asked.into_iter().find(|code| !known.contains(code)) {
+            return Err(SttError::BadRequest(format!(
+                "{} does not know the language {unknown:?}; it knows {}",
+                self.info.name,
+                known.join(", ")
+            )));
+        }
+        if options.task == Task::Translate && self.tokenizer.task(Task::Translate).is_none() {
+            return Err(SttError::BadRequest(format!(
+                "{} cannot translate; it only transcribes",
+                self.info.name
+            )));
+        }
+        if options.temperatures.iter().any(|t| !t.is_finite() || *t < 0.0) {
+            return Err(SttError::BadRequest("a temperature must be a number from 0 up".into()));
+        }
+        Ok(())
+    }
+
+    fn language(
+        &self,
+        options: &DecodeOptions,
+        audio: &CrossCache,
+    ) -> Result<Option<(String, u32, f32)>, SttError> {
+        if !self.tokenizer.multilingual {
+            return Ok(None);
+        }
+        if let Some(code) = &options.language {
+            return Ok(self.tokenizer.language(code).map(|id| (code.clone(), id, 1.0)));
+        }
+        let allowed =
+            |code: &String| options.allowed_languages.is_empty() || options.allowed_languages.contains(code);
+        let candidates: Vec<_> =
+            self.tokenizer.languages.iter().enumerate().filter(|(_, (c, _))| allowed(c)).collect();
+        if let [(_, (code, id))] = candidates.as_slice() {
+            return Ok(Some((code.clone(), *id, 1.0)));
+        }
+        let (probabilities, _) = self.detect(audio)?;
+        let probability = |index: usize| probabilities.get(index).copied().unwrap_or(0.0);
+        let total: f32 = candidates.iter().map(|&(index, _)| probability(index)).sum();
+        let best = candidates.into_iter().max_by(|a, b| probability(a.0).total_cmp(&probability(b.0)));
+        Ok(best.map(|(index, (code, id))| {
+            (code.clone(), *id, probability(index) / total.max(f32::MIN_POSITIVE))
+        }))
+    }
+
+    fn job<'a>(&self, heard: &'a Heard<'_>, temperature: f32) -> search::Job<'a> {
+        let config = &self.model.config;
+        let positions = config.dims.max_target_positions;
+        let specials = &self.tokenizer.specials;
+        let prompt =
+            prompt::build(&self.tokenizer, heard.options, heard.language.as_ref().map(|l| l.1), positions);
+        let timestamps = heard.options.timestamps.then_some(TimestampRules {
+            end: specials.end,
+            no_timestamps: specials.no_timestamps,
+            first: specials.first_timestamp,
+            max_initial_index: config.max_initial_timestamp_index,
+        });
+        search::Job {
+            audio: &heard.audio,
+            budget: prompt::budget(heard.options, prompt.tokens.len(), positions, heard.seconds),
+            prompt,
+            rules: Rules {
+                suppress: config.suppress.clone(),
+                begin_suppress: config.begin_suppress.clone(),
+                timestamps,
+            },
+            temperature,
+            // Another stream of draws at each temperature.
+            seed: heard.options.seed.wrapping_add(u64::from(temperature.to_bits())),
+        }
+    }
+
+    fn judge(&self, heard: &Heard<'_>, decoded: Decoded, temperature: f32) -> Attempt {
+        let ratio = fallback::compression_ratio(self.tokenizer.decode(&decoded.tokens).trim());
+        let verdict = fallback::judge(heard.options, &decoded, ratio);
+        Attempt { decoded, ratio, verdict, temperature }
+    }
+
+    /// One try at one window by itself.
+    fn attempt(&self, heard: &Heard<'_>, temperature: f32) -> candle_core::Result<Attempt> {
+        let job = self.job(heard, temperature);
+        let options = heard.options;
+        let decoded = if options.beam_size > 1 && temperature == 0.0 {
+            let beams = beam::Beams { size: options.beam_size, length_penalty: options.length_penalty };
+            beam::run(&self.model.decoder, &self.tokenizer, &job, beams)?
+        } else {
+            let mut results = search::run(&self.model.decoder, &self.tokenizer, &[job])?;
+            results.pop().unwrap_or_default()
+        };
+        Ok(self.judge(heard, decoded, temperature))
+    }
+
+    /// Tries the remaining temperatures until a result passes; the least bad one otherwise.
+    fn settle(&self, heard: &Heard<'_>, first: Attempt) -> candle_core::Result<Attempt> {
+        let mut best = first;
+        for &temperature in heard.options.temperatures.iter().skip(1) {
+            if !matches!(best.verdict, fallback::Verdict::Retry(_)) {
+                break;
+            }
+            let next = self.attempt(heard, temperature)?;
+            let better =
+                fallback::rank(next.verdict, &next.decoded) > fallback::rank(best.verdict, &best.decoded);
+            if !matches!(next.verdict, fallback::Verdict::Retry(_)) || better {
+                best = next;
+            }
+        }
+        Ok(best)
+    }
+
+    fn hypothesis(&self, heard: &Heard<'_>, attempt: Attempt) -> candle_core::Result<Hypothesis> {
+        let Attempt { mut decoded, ratio, verdict, temperature } = attempt;
+        let mut hypothesis = Hypothesis {
+            language: match &heard.language {
+                Some((code, _, _)) => Some(code.clone()),
+                None => self.info.languages.first().cloned(),
+            },
+            language_probability: heard.language.as_ref().map_or(1.0, |l| l.2),
+            avg_logprob: decoded.avg_logprob(),
+            no_speech_prob: decoded.no_speech,
+            compression_ratio: ratio,
+            temperature,
+            ..Hypothesis::default()
+        };
+        if verdict == fallback::Verdict::Silence {
+            return Ok(hypothesis);
+        }
+        if let Some(found) = decoded.looped {
+            guard::trim(&mut decoded.tokens, found, |t| self.tokenizer.is_text(t));
+        }
+        hypothesis.text = self.tokenizer.decode(&decoded.tokens).trim().to_owned();
+        if heard.options.word_timestamps && !hypothesis.text.is_empty() {
+            hypothesis.words = self.words(heard, &decoded.tokens)?;
+        }
+        hypothesis.segments = self.segments(heard, &decoded.tokens, &hypothesis.words);
+        hypothesis.tokens = decoded.tokens;
+        Ok(hypothesis)
+    }
+
+    /// Times of words: reads the text once more in one pass and follows the alignment heads.
+    fn words(&self, heard: &Heard<'_>, tokens: &[u32]) -> candle_core::Result<Vec<Word>> {
+        let text: Vec<u32> = tokens.iter().copied().filter(|&t| self.tokenizer.is_text(t)).collect();
+        let language = heard.language.as_ref();
+        let head =
+            prompt::transcript_start(&self.tokenizer, heard.options, language.map(|l| l.1), Stamps::No);
+        let (weights, logits) = self.forced(&heard.audio, &head, &text)?;
+        // Frames that hold audio, two to a position.
+        let used = (heard.seconds * f64::from(SAMPLE_RATE_HZ)) as usize;
+        let used = used.div_ceil(HOP) / 2;
+        let matrix = align::matrix(&weights, used, self.model.config.median_filter_width);
+        let starts: Vec<f64> =
+            align::warp(&matrix, used).into_iter().map(|p| p as f64 * SECONDS_PER_POSITION).collect();
+        let end = self.tokenizer.specials.end as usize;
+        let probabilities: Vec<f32> = logits
+            .iter()
+            .zip(&text)
+            .map(|(logits, &token)| search::probability(logits.get(..end).unwrap_or(logits), Some(token)))
+            .collect();
+        let split = self.tokenizer.words(&text, language.map(|l| l.0.as_str()));
+        Ok(align::words(split, &starts, &probabilities, heard.seconds))
+    }
+
+    /// Reads `head` and `text` in one pass: the alignment heads' attention of the head's last token and of the text,
+    /// and the logits that predicted each text token.
+    ///
+    /// # Errors
+    /// Too many tokens for the model, or the device failed.
+    pub fn forced(
+        &self,
+        audio: &CrossCache,
+        head: &[u32],
+        text: &[u32],
+    ) -> candle_core::Result<(align::Weights, Vec<Vec<f32>>)> {
+        let tokens = [head, text].concat();
+        let first = head.len().saturating_sub(1);
+        let wanted: Vec<usize> = (first..tokens.len().saturating_sub(1)).collect();
+        let mut cache = self.model.decoder.new_cache(tokens.len())?;
+        let row = Row { cache: &mut cache, audio, tokens: &tokens, wanted: &wanted };
+        let output = self.model.decoder.forward(&mut [row], &self.heads)?;
+        let mut weights = align::Weights::default();
+        for head in output.attention.first().into_iter().flatten() {
+            weights.positions = head.dim(1)?;
+            weights.heads.push(head.narrow(0, first, tokens.len() - first)?.flatten_all()?.to_vec1()?);
+        }
+        Ok((weights, output.logits))
+    }
+
+    /// Text between timestamps; without them the whole text, from the first word to the last.
+    fn segments(&self, heard: &Heard<'_>, tokens: &[u32], words: &[Word]) -> Vec<Segment> {
+        let mut segments: Vec<Segment> = Vec::new();
+        let mut pending: Vec<u32> = Vec::new();
+        let mut start = words.first().map_or(0.0, |w| w.start);
+        let mut close = |pending: &mut Vec<u32>, start: f64, end: f64| {
+            let text = self.tokenizer.decode(pending).trim().to_owned();
+            pending.clear();
+            if !text.is_empty() {
+                segments.push(Segment { start, end: end.max(start), text });
+            }
+        };
+        for &token in tokens {
+            if self.tokenizer.is_timestamp(token) {
+                let time = self.tokenizer.seconds(token).min(heard.seconds);
+                close(&mut pending, start, time);
+                start = time;
+            } else {
+                pending.push(token);
+            }
+        }
+        let end = words.last().map_or(heard.seconds, |w| w.end);
+        close(&mut pending, start, end);
+        segments
+    }
+
+    fn run(&self, windows: &[Window]) -> Vec<Result<Hypothesis, SttError>> {
+        let heard: Vec<Result<Heard<'_>, SttError>> = windows.iter().map(|w| self.hear(w)).collect();
+        let temperature = |h: &Heard<'_>| h.options.temperatures.first().copied().unwrap_or(0.0);
+        let alone = |h: &Heard<'_>| h.options.beam_size > 1 && temperature(h) == 0.0;
+        let jobs: Vec<search::Job<'_>> =
+            heard.iter().flatten().filter(|h| !alone(h)).map(|h| self.job(h, temperature(h))).collect();
+        // One failure on the device is a failure of the whole batch.
+        let batch = search::run(&self.model.decoder, &self.tokenizer, &jobs).map_err(SttError::from);
+        drop(jobs);
+        let mut batch = batch.map(Vec::into_iter);
+        let finish = |heard: Result<Heard<'_>, SttError>| {
+            let heard = heard?;
+            let first = if alone(&heard) {
+                self.attempt(&heard, temperature(&heard))?
+            } else {
+                let decoded = batch.as_mut().map_err(|e| e.clone())?.next().unwrap_or_default();
+                self.judge(&heard, decoded, temperature(&heard))
+            };
+            let settled = self.settle(&heard, first)?;
+            self.hypothesis(&heard, settled).map_err(SttError::from)
+        };
+        heard.into_iter().map(finish).collect()
+    }
+}
+
+impl Transcriber for WhisperTranscriber {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn transcribe(&mut self, windows: &[Window]) -> Vec<Result<Hypothesis, SttError>> {
+        match &self.pool {
+            Some(pool) => pool.install(|| self.run(windows)),
+            None => self.run(windows),
+        }
+    }
+}
