@@ -1,9 +1,14 @@
+//! The engine with a gate and a model whose every answer is known.
+
 use std::sync::mpsc as std_mpsc;
 
-use super::*;
-use crate::asr::{
-    Hypothesis, Window, Word,
-    stream::{GateFrame, join, seconds},
+use super::{handle::INBOX, *};
+use crate::{
+    asr::{
+        Hypothesis, SttError, Transcriber, Window, Word,
+        stream::{GateFrame, Samples, StreamEvent, VoiceGate, join, seconds},
+    },
+    shutdown::Shutdown,
 };
 
 /// Every non-silent stretch is speech; it ends after 100 ms of silence.

@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::{Args, output::Output};
+use super::{command::Args, output::Output};
 use crate::{
     asr::{
         captions::Transcript,

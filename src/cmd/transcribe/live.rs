@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use tracing::warn;
 
-use super::Args;
+use super::command::Args;
 use crate::{
     asr::{
         captions::{self, Detail, Format, Transcript},
