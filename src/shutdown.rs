@@ -136,7 +136,10 @@ impl Shutdown {
                 this.fail(name, "panicked".to_owned());
             }
         })?;
-        self.inner.threads.lock().push((name, handle));
+        let mut threads = self.inner.threads.lock();
+        // A server starts threads for as long as it lives; one that has ended keeps its stack until it is joined.
+        reap(&mut threads);
+        threads.push((name, handle));
         Ok(())
     }
 
@@ -176,14 +179,8 @@ impl Shutdown {
         loop {
             let running = {
                 let mut threads = self.inner.threads.lock();
-                let (done, running): (Vec<_>, Vec<_>) = threads.drain(..).partition(|(_, h)| h.is_finished());
-                for (name, handle) in done {
-                    if handle.join().is_err() {
-                        error!(thread = name, "a thread panicked");
-                    }
-                }
-                let names: Vec<_> = running.iter().map(|(name, _)| *name).collect();
-                *threads = running;
+                reap(&mut threads);
+                let names: Vec<_> = threads.iter().map(|(name, _)| *name).collect();
                 names
             };
             if running.is_empty() {
@@ -196,6 +193,15 @@ impl Shutdown {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.inner.fatal.lock().clone().map_or(Ok(()), Err)
+    }
+}
+
+/// Joins the threads that have ended.
+fn reap(threads: &mut Vec<(&'static str, JoinHandle<()>)>) {
+    for (name, handle) in threads.extract_if(.., |(_, handle)| handle.is_finished()) {
+        if handle.join().is_err() {
+            error!(thread = name, "a thread panicked");
+        }
     }
 }
 
@@ -245,6 +251,18 @@ mod tests {
         shutdown.fail("later", "something else".to_owned());
         let error = shutdown.finish(Duration::from_secs(5)).await.unwrap_err();
         assert_eq!((error.part, error.reason.as_str()), ("engine", "panicked"));
+    }
+
+    #[tokio::test]
+    async fn threads_that_have_ended_are_let_go() {
+        let shutdown = Shutdown::new();
+        for _ in 0..100 {
+            let (tx, rx) = tokio::sync::oneshot::channel();
+            shutdown.thread("short", move || drop(tx.send(()))).unwrap();
+            rx.await.unwrap();
+        }
+        assert!(shutdown.inner.threads.lock().len() < 50);
+        shutdown.finish(Duration::from_secs(5)).await.unwrap();
     }
 
     #[tokio::test]

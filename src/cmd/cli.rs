@@ -13,7 +13,8 @@ use std::{
 use clap::{ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use super::{
-    Context, Exit, Failure, StdoutClosed, Stream, Terminal, completions, config, doctor, models, version,
+    Context, Exit, Failure, StdoutClosed, Stream, Terminal, asr_serve, completions, config, demo, doctor, models,
+    version,
 };
 use crate::{
     config::{Color, ConfigError, Environment, Loaded, Loader, LogFormat, Overrides},
@@ -33,6 +34,8 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  godctl demo                                   watch speech become text, live, with the built-in model
+  godctl asr-serve --listen 127.0.0.1:8000      serve transcription to other programs
   godctl doctor                                 what works on this machine, and how to fix the rest
   godctl models list                            which speech models there are, and which are here
   godctl config show --origin                   every setting, and who set it
@@ -68,6 +71,10 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve transcription to other programs over websockets
+    AsrServe(asr_serve::Args),
+    /// Watch the live pipeline transcribe recordings, and see how well it does
+    Demo(demo::Args),
     /// Show, check or explain the configuration
     Config(config::Args),
     /// Tell what works on this machine, and how to fix the rest
@@ -135,6 +142,14 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     let session = Session { global: cli.global, environment: Environment::of_process() };
     match cli.command {
+        Command::AsrServe(args) => {
+            let loaded = session.load(args.overrides())?;
+            asr_serve::run(&session.start(loaded, Audience::Operator)?)
+        }
+        Command::Demo(args) => {
+            let loaded = session.load(Overrides::default())?;
+            demo::run(&args, &session.start(loaded, Audience::Person)?)
+        }
         Command::Config(args) => match args.action {
             config::Action::Example => config::example(),
             config::Action::Show(args) => config::show(&args, &session.load(Overrides::default())?),

@@ -4,10 +4,13 @@
 //! the way from arguments to an exit code are in `cli.rs`. To add a subcommand: a file with `Args` (clap), a `run`
 //! that takes `&Args` and `&Context`, and a variant in `cli::Command` with its two or three match arms.
 
+mod asr_serve;
 mod cli;
 mod completions;
 mod config;
+mod demo;
 mod doctor;
+mod engine;
 pub mod models;
 mod probe;
 mod version;

@@ -221,6 +221,102 @@ async fn any_frames_and_any_pace_give_the_same_text() {
     server.stop().await.unwrap();
 }
 
+/// A WAV file of 16 kHz mono s16le.
+fn wav(samples: &[f32]) -> Vec<u8> {
+    let data = pcm(samples);
+    let len = u32::try_from(data.len()).unwrap();
+    let mut bytes = [&b"RIFF"[..], &(36 + len).to_le_bytes(), b"WAVEfmt ", &16_u32.to_le_bytes()].concat();
+    bytes.extend([1_u16, 1].iter().flat_map(|v| v.to_le_bytes()));
+    bytes.extend([16_000_u32, 32_000].iter().flat_map(|v| v.to_le_bytes()));
+    bytes.extend([2_u16, 16].iter().flat_map(|v| v.to_le_bytes()));
+    bytes.extend([&b"data"[..], &len.to_le_bytes(), &data].concat());
+    bytes
+}
+
+fn file(path: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+#[tokio::test]
+async fn containers_are_recognised_by_their_first_bytes() {
+    let server = Server::ready(1, Model::Willing, ServerOptions::default()).await;
+    let levels = [10, 20, 30];
+    for size in [1, 777, 1 << 20] {
+        let mut session = server.connect("").await;
+        let bytes = wav(&spoken(&levels));
+        let (head, rest) = bytes.split_at(64);
+        for chunk in head.chunks(size).chain(rest.chunks(size.max(500))) {
+            session.sender.bytes(chunk.to_vec()).await.unwrap();
+        }
+        assert_eq!(texts(&session.finish().await), [text_of(&levels)]);
+        server.active(0).await;
+    }
+    // Lossless coding changes nothing; the others only have to be heard.
+    let mut heard = Vec::new();
+    for path in ["assets/demo/demo1.wav", "tests/fixtures/audio/formats/demo1.flac"] {
+        let mut session = server.connect("").await;
+        session.sender.bytes(file(path)).await.unwrap();
+        heard.push(texts(&session.finish().await));
+        server.active(0).await;
+    }
+    assert_eq!(heard[0], heard[1]);
+    for format in ["mp3", "ogg", "webm", "aac"] {
+        let mut session = server.connect("").await;
+        for chunk in file(&format!("tests/fixtures/audio/formats/demo1.{format}")).chunks(1_000) {
+            session.sender.bytes(chunk.to_vec()).await.unwrap();
+        }
+        let last = session.finish().await;
+        assert_eq!((last.status, last.lines.is_empty()), (Status::ActiveTranscription, false), "{format}");
+        server.active(0).await;
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_container_is_told_and_what_came_before_is_kept() {
+    let server = Server::ready(2, Model::Willing, ServerOptions::default()).await;
+    let mut healthy = server.connect("").await;
+    let whole = wav(&spoken(&[10, 20, 30]));
+    let rubbish = [b"fLaC".to_vec(), vec![0x5a; 20_000]].concat();
+    for (bytes, kept) in [(whole[..44 + 9_600].to_vec(), vec!["w10 w20 w30".to_owned()]), (rubbish, vec![])] {
+        let mut session = server.connect("").await;
+        session.sender.bytes(bytes).await.unwrap();
+        session.sender.end().await.unwrap();
+        let (mut error, mut last) = (None, Vec::new());
+        loop {
+            match session.next().await {
+                ServerMessage::State(state) => {
+                    error = state.error.clone().or(error);
+                    last = texts(&state);
+                }
+                ServerMessage::Tagged(Tagged::ReadyToStop) => break,
+                ServerMessage::Tagged(other) => panic!("unexpected {other:?}"),
+            }
+        }
+        assert!(error.is_some_and(|error| error.contains("the audio of this session")));
+        assert_eq!(last, kept);
+        session.sender.close().await.unwrap();
+        server.active(1).await;
+    }
+    healthy.sender.audio(&spoken(&[40])).await.unwrap();
+    assert_eq!(texts(&healthy.finish().await), ["w40"]);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_inside_a_container_frees_its_slot_and_its_thread() {
+    let server = Server::ready(1, Model::Willing, ServerOptions::default()).await;
+    let bytes = wav(&spoken(&[10, 20, 30]));
+    for _ in 0..3 {
+        let mut session = server.connect("").await;
+        session.sender.bytes(bytes[..5_000].to_vec()).await.unwrap();
+        drop(session);
+        server.active(0).await;
+    }
+    // Waits for the decoders' threads.
+    server.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn text_frames_control_a_session_and_never_end_it() {
     let server = Server::ready(1, Model::Willing, ServerOptions::default()).await;

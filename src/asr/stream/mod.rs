@@ -1,12 +1,14 @@
 //! Streaming: one speaker's audio in, utterances with committed words out. Pure: no threads, no clock but the samples.
 //!
 //! - [`session::Session`] cuts the audio into utterances and says when which stretch must be decoded;
-//! - [`agreement::LocalAgreement`] decides which words of successive hypotheses are final.
+//! - [`agreement::LocalAgreement`] decides which words of successive hypotheses are final;
+//! - [`gate::ActivityGate`] says whether somebody speaks.
 //!
 //! Every decision falls at a fixed place on the clock of the samples, so the same audio gives the same transcript
 //! whatever the size of the chunks and however late they arrive.
 
 pub mod agreement;
+pub mod gate;
 pub mod session;
 
 use super::Word;

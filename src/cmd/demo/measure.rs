@@ -117,9 +117,14 @@ impl<'a> Watch<'a> {
                 }
             })
             .collect();
-        let latency = |from: Option<Instant>, to: Instant| Some(to.saturating_duration_since(from?).as_secs_f64() * 1e3);
+        let latency = |from: Option<Instant>, to: Instant| {
+            Some(to.saturating_duration_since(from?).as_secs_f64() * 1e3)
+        };
         let commit = sent.map(|sent| {
-            self.committed.iter().filter_map(|word| latency(sent.at(word.word.end), word.at)).collect::<Vec<_>>()
+            self.committed
+                .iter()
+                .filter_map(|word| latency(sent.at(word.word.end), word.at))
+                .collect::<Vec<_>>()
         });
         let first = sent.map(|sent| {
             let of = |(recording, shown): (&Recording, &Option<Instant>)| {

@@ -17,7 +17,14 @@ macro_rules! embedded {
 }
 
 const FILES: &[(&str, &[u8])] = embedded![
-    "demo1.wav", "demo2.wav", "demo3.wav", "demo4.wav", "demo5.wav", "demo6.wav", "demo7.wav", "demo8.wav",
+    "demo1.wav",
+    "demo2.wav",
+    "demo3.wav",
+    "demo4.wav",
+    "demo5.wav",
+    "demo6.wav",
+    "demo7.wav",
+    "demo8.wav",
 ];
 
 /// Silence after each recording: what people leave between two commands, and long enough to end an utterance.
@@ -94,7 +101,11 @@ mod tests {
     #[test]
     fn every_file_is_16_bit_mono_with_a_plain_header() {
         for (name, wav) in FILES {
-            assert_eq!((&wav[..4], &wav[8..16], &wav[36..40]), (&b"RIFF"[..], &b"WAVEfmt "[..], &b"data"[..]), "{name}");
+            assert_eq!(
+                (&wav[..4], &wav[8..16], &wav[36..40]),
+                (&b"RIFF"[..], &b"WAVEfmt "[..], &b"data"[..]),
+                "{name}"
+            );
             assert_eq!((wav[20], wav[22], wav[34]), (1, 1, 16), "{name}: PCM, mono, 16 bit");
         }
     }
@@ -109,7 +120,8 @@ mod tests {
         for pair in recordings.windows(2) {
             assert_eq!(pair[0].end() + GAP, pair[1].start);
             for at in [pair[0].end(), pair[0].end() + GAP / 4, pair[1].start] {
-                let owners = pair.iter().filter(|recording| recording.owns(seconds(at), seconds(at) + 0.01)).count();
+                let owners =
+                    pair.iter().filter(|recording| recording.owns(seconds(at), seconds(at) + 0.01)).count();
                 assert_eq!(owners, 1);
             }
         }

@@ -81,7 +81,10 @@ pub(super) fn print(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
     writeln!(out, "real-time factor  {:.3} (inference time over audio time)", summary.rtf)?;
     match (summary.commit_ms_p50, summary.commit_ms_p95) {
         (Some(p50), Some(p95)) => {
-            writeln!(out, "commit latency    {p50} ms p50, {p95} ms p95 (from the end of a word until it is final)")?;
+            writeln!(
+                out,
+                "commit latency    {p50} ms p50, {p95} ms p95 (from the end of a word until it is final)"
+            )?;
         }
         _ => writeln!(out, "commit latency    not measured without pacing")?,
     }
