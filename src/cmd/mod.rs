@@ -13,6 +13,7 @@ mod doctor;
 mod engine;
 pub mod models;
 mod probe;
+mod transcribe;
 mod version;
 
 pub use cli::main;
@@ -115,6 +116,17 @@ impl Stream {
     }
 }
 
+/// Tells of one failure among several things to do, in the words that an error at the end would have.
+fn complain(error: &anyhow::Error) {
+    // There is nowhere left to say that stderr is closed.
+    drop(writeln!(io::stderr(), "error: {error:#}"));
+}
+
+/// The width of the terminal in columns; 80 where nobody knows.
+fn terminal_width() -> usize {
+    terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0))
+}
+
 /// How the process ends; the numbers are those of `sysexits.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -122,6 +134,8 @@ pub enum Exit {
     Failed = 1,
     /// A service that the command needs can't be reached.
     Unavailable = 69,
+    /// Flags that contradict each other.
+    Usage = 2,
     /// The configuration is wrong.
     Config = 78,
 }

@@ -47,7 +47,9 @@ fn the_recordings_are_transcribed_as_well_as_by_the_reference_library() {
     let commands = root().join("tests/fixtures/audio/command-en");
     let mut expected: Vec<(PathBuf, String)> = Vec::new();
     expected.extend(rows(&demo("demo.tsv")).iter().map(|row| (demo(&row[0]), row[3].clone())));
-    expected.extend(rows(&commands.join("digits.tsv")).iter().map(|row| (commands.join(&row[0]), row[3].clone())));
+    expected.extend(
+        rows(&commands.join("digits.tsv")).iter().map(|row| (commands.join(&row[0]), row[3].clone())),
+    );
     let long: Vec<_> = rows(&commands.join("long.tsv")).into_iter().map(|row| row[3].clone()).collect();
     expected.push((commands.join("long.wav"), long.join(" ")));
 
@@ -86,7 +88,8 @@ fn every_container_and_every_sample_format_gives_the_words() {
         ("48k-float.wav", 3, 1, Encoding::F32),
     ] {
         let path = home.path().join(name);
-        fs::write(&path, wav::wav(&wav::repeat(&speech, times), rate * times as u32, channels, encoding)).unwrap();
+        fs::write(&path, wav::wav(&wav::repeat(&speech, times), rate * times as u32, channels, encoding))
+            .unwrap();
         assert_eq!(transcribe(&home, &[&path], &[]).stdout, expected, "{name}");
     }
     let mut formats = 0;
@@ -113,7 +116,12 @@ fn samples_that_are_no_numbers_become_silence_and_are_reported() {
     bytes.extend(speech.iter().flat_map(|sample| sample.to_le_bytes()));
     fs::write(&path, bytes).unwrap();
     let ran = transcribe(&home, &[&path], &[]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "open the dashboard in a new tab\n"), "{}", ran.stderr);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (Some(0), "open the dashboard in a new tab\n"),
+        "{}",
+        ran.stderr
+    );
     assert!(ran.stderr.contains("nan_samples=300"), "{}", ran.stderr);
 }
 
@@ -141,7 +149,11 @@ fn a_broken_file_fails_alone_with_its_reason_and_the_others_go_on() {
     }
     let ran = transcribe(&home, &[&truncated], &[]);
     assert_eq!(ran.code, Some(1));
-    assert!(ran.stdout.starts_with("mute the microphone"), "what came before the cut is kept: {}", ran.stdout);
+    assert!(
+        ran.stdout.starts_with("mute the microphone"),
+        "what came before the cut is kept: {}",
+        ran.stdout
+    );
     assert!(ran.stderr.contains("truncated"), "{}", ran.stderr);
 
     let ran = transcribe(&home, &[&empty, &text, &good, &missing], &[]);
@@ -166,13 +178,17 @@ fn standard_input_and_every_output_format() {
     assert_eq!(json["language"], "en");
     let words = json["utterances"][0]["words"].as_array().unwrap();
     assert_eq!(words.len(), 7);
-    let times: Vec<f64> = words.iter().flat_map(|w| [&w["start"], &w["end"]]).map(|t| t.as_f64().unwrap()).collect();
+    let times: Vec<f64> =
+        words.iter().flat_map(|w| [&w["start"], &w["end"]]).map(|t| t.as_f64().unwrap()).collect();
     assert!(times.is_sorted() && times[13] <= 3.35, "{times:?}");
 
     let out = home.path().join("captions");
     let formats = "txt,json,srt,vtt,tsv,lrc";
-    let ran =
-        transcribe(&home, &[&demo("demo1.wav")], &["--format", formats, "--output-dir", out.to_str().unwrap()]);
+    let ran = transcribe(
+        &home,
+        &[&demo("demo1.wav")],
+        &["--format", formats, "--output-dir", out.to_str().unwrap()],
+    );
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
     for format in formats.split(',') {
         let text = fs::read_to_string(out.join("demo1").with_extension(format)).unwrap();
@@ -206,11 +222,14 @@ fn a_model_that_can_not_be_loaded_is_named_with_what_is_wrong() {
     assert!(truncated.contains("damaged or incomplete"), "{truncated}");
     let shape = broken("shape", &|dir| {
         let path = dir.join("config.json");
-        let config = fs::read_to_string(&path).unwrap().replace("\"decoder_ffn_dim\": 768", "\"decoder_ffn_dim\": 512");
+        let config = fs::read_to_string(&path)
+            .unwrap()
+            .replace("\"decoder_ffn_dim\": 768", "\"decoder_ffn_dim\": 512");
         fs::write(path, config).unwrap();
     });
     assert!(shape.contains("768") && shape.contains("512"), "{shape}");
-    let tokenizer = broken("tokenizer", &|dir| fs::write(dir.join("tokenizer.json"), "{\"version\":").unwrap());
+    let tokenizer =
+        broken("tokenizer", &|dir| fs::write(dir.join("tokenizer.json"), "{\"version\":").unwrap());
     assert!(tokenizer.contains("tokenizer.json"), "{tokenizer}");
     let unknown = transcribe(&home, &[&demo("demo1.wav")], &["--model", "bse"]);
     assert_eq!(unknown.code, Some(1));
@@ -257,7 +276,13 @@ fn a_file_of_two_hours_does_not_need_its_size_in_memory() {
     // The samples alone would be 460 MB.
     let peak_mb = peak_of_children_mb();
     assert!(peak_mb < 300, "{peak_mb} MB");
-    assert_eq!(ran.stdout.matches("open the dashboard in a new tab").count(), 12, "{}{}", ran.stdout, ran.stderr);
+    assert_eq!(
+        ran.stdout.matches("open the dashboard in a new tab").count(),
+        12,
+        "{}{}",
+        ran.stdout,
+        ran.stderr
+    );
     assert!(ran.stdout.lines().last().unwrap().starts_with("719"), "{}", ran.stdout);
 }
 
@@ -267,7 +292,12 @@ fn a_recording_at_the_pace_of_the_clock_gives_the_same_words() {
     let path = demo("demo4.wav");
     let input = format!("file:{}", path.display());
     let ran = home.godctl(&["transcribe", "--input", &input]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "open the dashboard in a new tab\n"), "{}", ran.stderr);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (Some(0), "open the dashboard in a new tab\n"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]

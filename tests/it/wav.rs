@@ -77,7 +77,8 @@ pub(crate) fn read(path: &Path) -> (Vec<f32>, u32) {
                 rate = u32::from_le_bytes(body[4..8].try_into().unwrap());
             }
             b"data" => {
-                let samples = body.chunks_exact(2).map(|b| f32::from(i16::from_le_bytes([b[0], b[1]])) / 32_768.0);
+                let samples =
+                    body.chunks_exact(2).map(|b| f32::from(i16::from_le_bytes([b[0], b[1]])) / 32_768.0);
                 return (samples.collect(), rate);
             }
             _ => {}

@@ -114,7 +114,7 @@ impl Engine {
             stats.active += 1;
             stats.opened += 1;
         }
-        let stream = options.stream.unwrap_or_else(|| StreamConfig::for_window(info.window_s));
+        let stream = StreamConfig::for_window(info.window_s).tuned(options.tuning);
         let (events, receiver) = mpsc::channel(OUTBOX);
         let inbox = Arc::new(Inbox::new(Semaphore::new(usize::try_from(INBOX).unwrap_or(usize::MAX))));
         // Streams commit words, so they need them aligned.

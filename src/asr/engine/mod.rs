@@ -17,7 +17,7 @@ pub use handle::{Engine, Stream, StreamInput, StreamOutput};
 
 use std::{fmt, sync::Arc};
 
-use super::{DecodeOptions, ModelInfo, stream::StreamConfig};
+use super::{DecodeOptions, ModelInfo, stream::Tuning};
 
 /// How many streams, and how they are batched.
 #[derive(Debug, Clone)]
@@ -67,12 +67,12 @@ pub struct EngineStats {
 }
 
 /// How one stream is decoded.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct StreamOptions {
     /// Language, task, prompt, search.
     pub decode: DecodeOptions,
-    /// When to decode and commit; `None` takes the defaults for the model's window.
-    pub stream: Option<StreamConfig>,
+    /// When to decode and commit, where that is not the default for the model's window.
+    pub tuning: Tuning,
 }
 
 impl fmt::Debug for StreamOptions {
@@ -81,7 +81,7 @@ impl fmt::Debug for StreamOptions {
         f.debug_struct("StreamOptions")
             .field("language", &self.decode.language)
             .field("task", &self.decode.task)
-            .field("stream", &self.stream)
+            .field("tuning", &self.tuning)
             .finish_non_exhaustive()
     }
 }

@@ -86,7 +86,23 @@ pub struct StreamConfig {
     pub min_utterance: Samples,
 }
 
+/// What of a [`StreamConfig`] can be set from outside; the rest follows from the model's window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tuning {
+    /// Replaces [`StreamConfig::hop`].
+    pub hop: Option<Samples>,
+    /// Replaces [`StreamConfig::agreement`].
+    pub agreement: Option<usize>,
+}
+
 impl StreamConfig {
+    /// The same with what `tuning` sets.
+    #[must_use]
+    pub fn tuned(self, tuning: Tuning) -> Self {
+        let Tuning { hop, agreement } = tuning;
+        Self { hop: hop.unwrap_or(self.hop), agreement: agreement.unwrap_or(self.agreement), ..self }
+    }
+
     /// The defaults for a model with a window of `window_s` seconds.
     ///
     /// A short window is cheap to decode: look twice a second, and let three hypotheses agree. On the shipped

@@ -9,10 +9,13 @@ use crate::{
     asr::{
         captions::{Detail, Format},
         engine::StreamOptions,
-        stream::StreamConfig,
+        stream::Samples,
     },
-    cmd::{Context, Exit, Failure, engine},
-    config::{Device, Overrides, Task},
+    cmd::{
+        Context, Exit, Failure,
+        engine::{self, ModelArgs},
+    },
+    config::Overrides,
 };
 
 const EXAMPLES: &str = "\
@@ -68,45 +71,6 @@ pub(crate) struct Args {
     pub(super) output_dir: Option<PathBuf>,
 }
 
-/// Flags that choose and set up the model; they stand above the same keys of the configuration.
-#[derive(Debug, Default, clap::Args)]
-#[command(next_help_heading = "Model")]
-pub(crate) struct ModelArgs {
-    /// The model: a name from `godctl models list`, owner/name, or a directory
-    #[arg(long, value_name = "NAME")]
-    pub(super) model: Option<String>,
-    /// The language spoken, as an ISO code; detected where this is not given
-    #[arg(long, value_name = "CODE")]
-    language: Option<String>,
-    /// Write down the language spoken, or its translation into English
-    #[arg(long)]
-    task: Option<Task>,
-    /// Where inference runs
-    #[arg(long)]
-    device: Option<Device>,
-    /// Threads for inference
-    #[arg(long, value_name = "N")]
-    threads: Option<u32>,
-    /// Beams kept by beam search; 1 is greedy
-    #[arg(long, value_name = "N")]
-    beam_size: Option<u32>,
-}
-
-impl ModelArgs {
-    /// The same as a layer of configuration.
-    pub(crate) fn overrides(&self) -> Overrides {
-        let mut overrides = Overrides::default();
-        overrides
-            .set("--model", "asr.model", self.model.as_ref())
-            .set("--language", "asr.language", self.language.as_ref())
-            .set("--task", "asr.task", self.task.as_ref())
-            .set("--device", "asr.device", self.device.as_ref())
-            .set("--threads", "asr.threads", self.threads.as_ref())
-            .set("--beam-size", "asr.beam_size", self.beam_size.as_ref());
-        overrides
-    }
-}
-
 /// How the words of an utterance are decided on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Policy {
@@ -122,11 +86,12 @@ impl Policy {
     /// A window up to this many seconds is short.
     const SHORT_WINDOW_S: f64 = 15.0;
 
-    pub(super) fn config(self, live: StreamConfig, window_s: f64) -> StreamConfig {
+    /// The distance between interim decodes, where this policy sets it; 0 is none.
+    pub(super) fn hop(self, window_s: f64) -> Option<Samples> {
         match self {
-            Self::Stream => live,
-            Self::Auto if window_s <= Self::SHORT_WINDOW_S => live,
-            Self::Auto | Self::Offline => StreamConfig { hop: 0, ..live },
+            Self::Stream => None,
+            Self::Auto if window_s <= Self::SHORT_WINDOW_S => None,
+            Self::Auto | Self::Offline => Some(0),
         }
     }
 }
@@ -140,8 +105,9 @@ impl Args {
     }
 
     /// How a stream is decoded: the configuration, with what only this command has on top.
-    pub(super) fn stream_options(&self, context: &Context, window_s: f64) -> StreamOptions {
-        let mut options = engine::stream_options(&context.config, window_s);
+    pub(super) fn stream_options(&self, context: &Context) -> StreamOptions {
+        let asr = &context.config.asr;
+        let mut options = StreamOptions { decode: engine::decode_options(asr), tuning: engine::tuning(asr) };
         options.decode.prompt.clone_from(&self.prompt);
         options.decode.hotwords.clone_from(&self.hotwords);
         options
@@ -164,7 +130,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     }
     if args.mic || args.input.is_some() {
         if args.output_dir.is_some() {
-            return Err(usage("--output-dir is for recordings; redirect standard output to keep live captions"));
+            return Err(usage(
+                "--output-dir is for recordings; redirect standard output to keep live captions",
+            ));
         }
         return live::run(args, context);
     }

@@ -38,8 +38,8 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     context.block_on(Threads::PerCore, async {
         let engine = cmd::engine::start(&context.config, &context.paths, &context.shutdown)?;
         let info = engine.ready().await?;
-        let mut options = args.stream_options(context, info.window_s);
-        options.stream = options.stream.map(|stream| args.policy.config(stream, info.window_s));
+        let mut options = args.stream_options(context);
+        options.tuning.hop = args.policy.hop(info.window_s).or(options.tuning.hop);
         let mut failed = 0;
         for recording in &recordings {
             let result = transcribe(recording, &engine, &options, context, &output).await;
@@ -69,7 +69,8 @@ async fn transcribe(
     context: &Context,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let name = if recording == Path::new(STDIN) { "standard input".into() } else { recording.to_string_lossy() };
+    let name =
+        if recording == Path::new(STDIN) { "standard input".into() } else { recording.to_string_lossy() };
     let mut decoding = Decoding::start(recording, &name, &context.shutdown).await?;
     let Stream { input, output: mut events, model } = engine.open(options.clone())?;
     let progress = Progress::new(&name, decoding.duration, context.terminal.stderr.is_terminal);

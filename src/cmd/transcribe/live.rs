@@ -62,17 +62,20 @@ pub(super) fn list_inputs(args: &Args) -> anyhow::Result<()> {
 pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let [format] = args.format.as_slice() else { bail!("live captions have one --format: txt or json") };
     if !matches!(format, Format::Txt | Format::Json) {
-        bail!("live captions are written as txt or json; {format} needs the whole recording: name the FILE instead");
+        bail!(
+            "live captions are written as txt or json; {format} needs the whole recording: name the FILE instead"
+        );
     }
     let screen = Screen::new(*format, args.detail(), context);
     context.block_on(Threads::PerCore, async {
         let engine = cmd::engine::start(&context.config, &context.paths, &context.shutdown)?;
-        let info = engine.ready().await?;
-        let options = args.stream_options(context, info.window_s);
-        let AsrStream { input, output, model } = engine.open(options)?;
+        engine.ready().await?;
+        let AsrStream { input, output, model } = engine.open(args.stream_options(context))?;
         // Opened last, so that no word is spoken into a program that does not listen yet.
         let capture = open(context)?;
-        cmd::say(context, &format!("listening to {} with {}; Ctrl-C ends", capture.name(), model.name));
+        if context.terminal.stderr.is_terminal {
+            writeln!(io::stderr(), "listening to {} with {}; Ctrl-C ends", capture.name(), model.name)?;
+        }
         let (heard, shown) = tokio::join!(listen(capture, input, context), show(output, screen));
         heard?;
         shown
@@ -83,10 +86,15 @@ fn open(context: &Context) -> anyhow::Result<Capture> {
     let device = context.config.audio.input.clone();
     if let Some(path) = device.as_deref().and_then(|input| input.strip_prefix(FILE)) {
         let source = Decoder::open(Path::new(path))?;
-        return Ok(capture::start_paced(&context.shutdown, path, PacedFile::new(source, SystemClock::default()))?);
+        return Ok(capture::start_paced(
+            &context.shutdown,
+            path,
+            PacedFile::new(source, SystemClock::default()),
+        )?);
     }
-    capture::start_microphone(&context.shutdown, CaptureOptions { device })
-        .context("cannot listen; godctl transcribe --list-inputs shows what there is, --input file:PATH needs none")
+    capture::start_microphone(&context.shutdown, CaptureOptions { device }).context(
+        "cannot listen; godctl transcribe --list-inputs shows what there is, --input file:PATH needs none",
+    )
 }
 
 /// Moves samples from the input into the stream until the input ends or the program is asked to.
@@ -104,7 +112,9 @@ async fn listen(mut capture: Capture, input: StreamInput, context: &Context) -> 
                 let seconds = seconds(samples);
                 match cause {
                     DropCause::Overrun => warn!(seconds, "sound was lost: the machine is too busy to record"),
-                    DropCause::SlowConsumer => warn!(seconds, "sound was lost: the model is slower than speech"),
+                    DropCause::SlowConsumer => {
+                        warn!(seconds, "sound was lost: the model is slower than speech")
+                    }
                 }
                 silence(&input, samples).await?;
             }
