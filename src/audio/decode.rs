@@ -100,7 +100,18 @@ impl Decoder {
         let by_frames = path.extension().and_then(|extension| extension.to_str()).is_some_and(|extension| {
             FRAME_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
         });
+<<<<<<< HEAD
         Self::build(name, Bytes::File(file, meta.len()), &Head { bytes: head, streamed: false, by_frames })
+=======
+        match Self::build(
+            name,
+            Bytes::File(file, meta.len()),
+            &Head { bytes: head, streamed: false, by_frames },
+        ) {
+            Err(AudioError::Corrupt { name, .. }) => Self::salvage(name, path),
+            other => other,
+        }
+>>>>>>> audio
     }
 
     /// Decodes a container as it arrives, for example from [`super::pipe::byte_pipe`].
@@ -117,6 +128,15 @@ impl Decoder {
         let head = read_head(&mut reader).map_err(|source| source_error(&name, source, 0.0))?;
         let bytes = Bytes::Stream(Box::new(io::Cursor::new(head.clone()).chain(reader)));
         Self::build(name, bytes, &Head { bytes: head, streamed: true, by_frames: false })
+    }
+
+    /// A cut file fails in demuxers that look for its end first, and decodes in those that cannot seek.
+    fn salvage(name: String, path: &Path) -> Result<Self, AudioError> {
+        let file = File::open(path).map_err(|source| AudioError::Read { name: name.clone(), source })?;
+        match Self::from_reader(name, file) {
+            Err(AudioError::NotStreamable { name }) => Err(AudioError::Truncated { name, at_seconds: 0.0 }),
+            other => other,
+        }
     }
 
     /// The container that the bytes are in.

@@ -1,7 +1,7 @@
 //! Audio: frames and formats, files and containers, resampling, voice activity, the microphone.
 //!
 //! Inside godctl audio is mono `f32` in [-1, 1] at [`SAMPLE_RATE_HZ`]; everything else is converted at the edge.
-//! Nothing here owns a thread except `capture`, whose threads are started through `Shutdown::thread` and end
+//! Nothing here owns a thread except [`capture`], whose threads are started through `Shutdown::thread` and end
 //! when the root token is cancelled or when their consumer goes away.
 //!
 //! ```text
@@ -13,11 +13,11 @@
 
 use std::{io, time::Duration};
 
-//CAP pub mod capture;
+pub mod capture;
 pub mod decode;
 mod demux;
 mod opus;
-//CAP pub mod paced;
+pub mod paced;
 pub mod pipe;
 pub mod resample;
 pub mod sniff;
