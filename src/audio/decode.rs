@@ -97,10 +97,9 @@ impl Decoder {
         }
         let head = read_head(&mut file).map_err(read_error)?;
         file.rewind().map_err(read_error)?;
-        let by_frames = path
-            .extension()
-            .and_then(|extension| extension.to_str())
-            .is_some_and(|extension| FRAME_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)));
+        let by_frames = path.extension().and_then(|extension| extension.to_str()).is_some_and(|extension| {
+            FRAME_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
+        });
         Self::build(name, Bytes::File(file, meta.len()), &Head { bytes: head, streamed: false, by_frames })
     }
 
@@ -313,14 +312,17 @@ enum OpenFailure {
 
 fn open_frames(source: Source, container: Container, head: &[u8]) -> Result<Frames, OpenFailure> {
     if container == Container::Wav && !wav_tag(head).is_some_and(|tag| WAV_ADPCM_TAGS.contains(&tag)) {
-        return WavReader::open(Box::new(source)).map(|wav| Frames::Wav(Box::new(wav))).map_err(OpenFailure::Wav);
+        return WavReader::open(Box::new(source))
+            .map(|wav| Frames::Wav(Box::new(wav)))
+            .map_err(OpenFailure::Wav);
     }
     Demuxer::open(source).map(|demuxer| Frames::Demuxed(Box::new(demuxer))).map_err(OpenFailure::Demux)
 }
 
 /// The format tag, when the format is the first chunk, as it is in all compressed WAV files met so far.
 fn wav_tag(head: &[u8]) -> Option<u16> {
-    (head.get(12..16)? == b"fmt ").then(|| head.get(20..WAV_TAG_END)?.try_into().ok().map(u16::from_le_bytes))?
+    (head.get(12..16)? == b"fmt ")
+        .then(|| head.get(20..WAV_TAG_END)?.try_into().ok().map(u16::from_le_bytes))?
 }
 
 fn open_error(

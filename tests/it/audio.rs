@@ -8,7 +8,8 @@ use std::{
 };
 
 use godctl::audio::{
-    AudioError, AudioSource, AudioStats, MAX_CHUNK_SAMPLES, decode::Decoder, pipe::byte_pipe, sniff::Container,
+    AudioError, AudioSource, AudioStats, MAX_CHUNK_SAMPLES, decode::Decoder, pipe::byte_pipe,
+    sniff::Container,
 };
 use godctl::shutdown::Shutdown;
 
@@ -128,7 +129,11 @@ fn every_format_gives_the_recording_at_the_right_time() {
         println!("{name:20} {} samples, lag {late}, correlation {correlation:.4}", from_file.samples.len());
         assert!(correlation > least, "{name}: {correlation}");
         assert!(late.abs() <= lag, "{name} is {late} samples late");
-        assert!(from_file.samples.len().abs_diff(want.len()) < 2_600, "{name}: {} samples", from_file.samples.len());
+        assert!(
+            from_file.samples.len().abs_diff(want.len()) < 2_600,
+            "{name}: {} samples",
+            from_file.samples.len()
+        );
         assert_eq!(Decoder::open(&path).unwrap().container(), container);
 
         let streamed = decode_stream(std::fs::read(&path).unwrap()).unwrap();

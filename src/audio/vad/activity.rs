@@ -65,8 +65,13 @@ pub struct VadOutput {
 enum State {
     Silence,
     /// Voiced frames have begun; the balance decides.
-    Candidate { from: u64, balance: u64 },
-    Speech { voiced_until: u64 },
+    Candidate {
+        from: u64,
+        balance: u64,
+    },
+    Speech {
+        voiced_until: u64,
+    },
 }
 
 /// The voice activity of one stream.

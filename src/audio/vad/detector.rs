@@ -90,15 +90,18 @@ impl VoiceDetector {
         let floor = self.track(level);
         let Tonality { steady, pure } = self.tonality.push(&self.clean);
         let heard = self.listen();
-        let gated =
-            level < MIN_LEVEL_DBFS || self.smooth_level < floor + ABOVE_FLOOR_DB || steady > MAX_STEADY || pure > MAX_PURE;
+        let gated = level < MIN_LEVEL_DBFS
+            || self.smooth_level < floor + ABOVE_FLOOR_DB
+            || steady > MAX_STEADY
+            || pure > MAX_PURE;
         (if gated { 0.0 } else { heard }, level)
     }
 
     /// Follows the loudness and the noise floor; gives the floor.
     fn track(&mut self, level: f32) -> f32 {
         let above = level - self.loudness_dbfs;
-        self.loudness_dbfs += if above > 0.0 { above.min(LOUDNESS_RISE_DB) } else { above.max(-LOUDNESS_FALL_DB) };
+        self.loudness_dbfs +=
+            if above > 0.0 { above.min(LOUDNESS_RISE_DB) } else { above.max(-LOUDNESS_FALL_DB) };
         self.loudness_dbfs = self.loudness_dbfs.max(HEARD_AT_DBFS - MAX_GAIN_DB);
         // Two thirds old: single frames of noise scatter by a decibel or two.
         let step = if self.recent_levels.is_empty() { 1.0 } else { 1.0 / 3.0 };
