@@ -100,9 +100,6 @@ impl Decoder {
         let by_frames = path.extension().and_then(|extension| extension.to_str()).is_some_and(|extension| {
             FRAME_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
         });
-<<<<<<< HEAD
-        Self::build(name, Bytes::File(file, meta.len()), &Head { bytes: head, streamed: false, by_frames })
-=======
         match Self::build(
             name,
             Bytes::File(file, meta.len()),
@@ -111,7 +108,6 @@ impl Decoder {
             Err(AudioError::Corrupt { name, .. }) => Self::salvage(name, path),
             other => other,
         }
->>>>>>> audio
     }
 
     /// Decodes a container as it arrives, for example from [`super::pipe::byte_pipe`].

@@ -10,16 +10,11 @@ use std::{
 };
 
 use godctl::audio::{
-<<<<<<< HEAD
-    AudioError, AudioSource, AudioStats, MAX_CHUNK_SAMPLES, decode::Decoder, pipe::byte_pipe,
-    sniff::Container,
-=======
     AudioError, AudioSource, AudioStats, MAX_CHUNK_SAMPLES,
     decode::Decoder,
     pipe::byte_pipe,
     sniff::Container,
     vad::{VadConfig, VadEvent, VadOutput, VoiceActivity},
->>>>>>> audio
 };
 use godctl::shutdown::Shutdown;
 

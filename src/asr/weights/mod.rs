@@ -81,7 +81,7 @@ pub struct HubOptions {
     pub retry: RetryPolicy,
 }
 
-/// What happens during [`pull`], for a progress bar or a log.
+/// What happens during [`pull()`], for a progress bar or a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PullEvent {
     /// Another process is installing the same model; waiting for it.

@@ -91,11 +91,7 @@ impl VoiceDetector {
         let level = level_dbfs(&self.clean);
         let floor = self.track(level);
         let Tonality { steady, pure } = self.tonality.push(&self.clean);
-<<<<<<< HEAD
-        let heard = self.listen();
-=======
         let heard = self.listen(DITHER);
->>>>>>> audio
         let gated = level < MIN_LEVEL_DBFS
             || self.smooth_level < floor + ABOVE_FLOOR_DB
             || steady > MAX_STEADY

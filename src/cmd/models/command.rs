@@ -60,7 +60,7 @@ enum ModelsCommand {
 
 An interrupted pull goes on where it stopped when the same command is run again.")]
     Pull {
-        /// A name of the catalogue, or owner/name[@revision] of a Hugging Face model
+        /// A name of the catalogue, or owner/name or owner/name@revision of Hugging Face
         name: String,
         /// Print one JSON object at the end
         #[arg(long)]
@@ -89,7 +89,7 @@ An interrupted pull goes on where it stopped when the same command is run again.
         after_help = "Examples:\n  godctl models info large-v3-turbo\n  godctl models info ./my-fine-tune --json"
     )]
     Info {
-        /// A name of the catalogue, owner/name[@revision], or a directory
+        /// A name of the catalogue, owner/name, owner/name@revision, or a directory
         name: String,
         /// Print one JSON object
         #[arg(long)]
