@@ -153,7 +153,8 @@ impl Decoding {
                     return;
                 }
                 pump(&mut source, &send);
-                drop(send_stats.try_send(source.stats()));
+                // Nobody asks when the command was interrupted.
+                send_stats.try_send(source.stats()).ok();
             })
             .context("cannot start a thread for decoding")?;
         let duration = opening.await.context("the decoder ended early")??;
