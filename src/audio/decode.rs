@@ -100,12 +100,25 @@ impl Decoder {
         let by_frames = path.extension().and_then(|extension| extension.to_str()).is_some_and(|extension| {
             FRAME_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
         });
-        match Self::build(
-            name,
-            Bytes::File(file, meta.len()),
-            &Head { bytes: head, streamed: false, by_frames },
-        ) {
-            Err(AudioError::Corrupt { name, .. }) => Self::salvage(name, path),
+        let head = Head { bytes: head, streamed: false, by_frames };
+        if sniff::sniff(&head.bytes) == Sniffed::Container(Container::Mp4) {
+            return Self::open_mp4(name, path, Bytes::File(file, meta.len()), &head);
+        }
+        Self::build(name, Bytes::File(file, meta.len()), &head)
+    }
+
+    /// The demuxer looks for the end of an MP4 that can seek, and gives nothing when that was cut off. With the
+    /// index first the file is read as a stream, so that a cut one keeps its beginning.
+    fn open_mp4(name: String, path: &Path, bytes: Bytes, head: &Head) -> Result<Self, AudioError> {
+        let again = File::open(path).map_err(|source| AudioError::Read { name: name.clone(), source })?;
+        match Self::from_reader(name, again) {
+            Err(AudioError::NotStreamable { name }) => match Self::build(name, bytes, head) {
+                // No index at the front and none at the end: the recorder never wrote it.
+                Err(AudioError::Corrupt { name, at_seconds, .. }) => {
+                    Err(AudioError::Truncated { name, at_seconds })
+                }
+                other => other,
+            },
             other => other,
         }
     }
@@ -124,15 +137,6 @@ impl Decoder {
         let head = read_head(&mut reader).map_err(|source| source_error(&name, source, 0.0))?;
         let bytes = Bytes::Stream(Box::new(io::Cursor::new(head.clone()).chain(reader)));
         Self::build(name, bytes, &Head { bytes: head, streamed: true, by_frames: false })
-    }
-
-    /// A cut file fails in demuxers that look for its end first, and decodes in those that cannot seek.
-    fn salvage(name: String, path: &Path) -> Result<Self, AudioError> {
-        let file = File::open(path).map_err(|source| AudioError::Read { name: name.clone(), source })?;
-        match Self::from_reader(name, file) {
-            Err(AudioError::NotStreamable { name }) => Err(AudioError::Truncated { name, at_seconds: 0.0 }),
-            other => other,
-        }
     }
 
     /// The container that the bytes are in.

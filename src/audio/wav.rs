@@ -147,18 +147,19 @@ impl WavReader {
             return Ok(WavRead::End);
         }
         // One read, so that a live stream gives what has arrived, and then only to the end of a begun frame.
-        self.buffer.resize(wanted, 0);
+        if self.buffer.len() < wanted {
+            self.buffer.resize(wanted, 0);
+        }
         let mut filled = 0;
         while filled == 0 || filled % self.frame_bytes != 0 {
-            match self.input.read(&mut self.buffer[filled..]) {
+            match self.input.read(&mut self.buffer[filled..wanted]) {
                 Ok(0) => break,
                 Ok(n) => filled += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        self.buffer.truncate(filled);
-        let whole = self.buffer.len() / self.frame_bytes * self.frame_bytes;
+        let whole = filled / self.frame_bytes * self.frame_bytes;
         if whole == 0 {
             return Ok(if self.left.is_some() { WavRead::Truncated } else { WavRead::End });
         }
