@@ -1,11 +1,14 @@
 //! Model directories that are incomplete, damaged or nonsense, and weights that make a decoder loop.
 
-use std::fs;
-use std::path::Path;
+use std::{fs, io::Cursor, path::Path};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{
+    DType, Device, Tensor,
+    quantized::{GgmlDType, QTensor, gguf_file},
+};
 use godctl::asr::DecodeOptions;
 use godctl::asr::model::ModelError;
+use proptest::prelude::*;
 use serde_json::Value;
 
 use super::{demo, edit_json, load, plain, tensors, tiny_dir, transcribe, with_weights, without_weights};
@@ -134,4 +137,44 @@ fn a_model_that_loops_is_stopped_and_trimmed() {
             assert!(heard.compression_ratio > 2.0);
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is written over a header, loading ends with a model or an error, never with a panic.
+    #[test]
+    fn a_scribbled_header_is_an_error_or_harmless(at in 0usize..6000, scribble in prop::collection::vec(any::<u8>(), 1..9)) {
+        let directory = without_weights();
+        let path = directory.path().join("model.safetensors");
+        let mut bytes = fs::read(tiny_dir().join("model.safetensors")).unwrap();
+        bytes[at..at + scribble.len()].copy_from_slice(&scribble);
+        fs::write(&path, bytes).unwrap();
+        drop(load(directory.path()));
+    }
+
+    #[test]
+    fn a_scribbled_gguf_is_an_error_or_harmless(at in 0usize..4000, scribble in prop::collection::vec(any::<u8>(), 1..9)) {
+        let directory = without_weights();
+        let stored: Vec<(String, QTensor)> =
+            tensors().into_iter().map(|(n, t)| (n, QTensor::quantize(&t, GgmlDType::F32).unwrap())).collect();
+        let refs: Vec<(&str, &QTensor)> = stored.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        let mut file = Cursor::new(Vec::new());
+        gguf_file::write(&mut file, &[("general.alignment", &gguf_file::Value::U32(32))], &refs).unwrap();
+        let mut bytes = file.into_inner();
+        bytes[at..at + scribble.len()].copy_from_slice(&scribble);
+        fs::write(directory.path().join("m.gguf"), bytes).unwrap();
+        drop(load(directory.path()));
+    }
+}
+
+#[test]
+fn a_gguf_with_an_alignment_of_zero_is_an_error() {
+    let directory = without_weights();
+    let zero =
+        QTensor::quantize(&Tensor::zeros(32, DType::F32, &Device::Cpu).unwrap(), GgmlDType::F32).unwrap();
+    let mut file = fs::File::create(directory.path().join("m.gguf")).unwrap();
+    gguf_file::write(&mut file, &[("general.alignment", &gguf_file::Value::U32(0))], &[("x", &zero)])
+        .unwrap();
+    assert!(matches!(load(directory.path()), Err(ModelError::Damaged { .. })));
 }

@@ -238,16 +238,17 @@ fn bad_requests_are_refused_one_by_one() {
         window(vec![0.0; 6 * 16_000 + 1], plain(5)),
         window(vec![0.0; 100], DecodeOptions { language: Some("xx".into()), ..plain(5) }),
         window(vec![0.0; 100], DecodeOptions { temperatures: vec![f32::NAN], ..plain(5) }),
+        window(vec![0.0; 100], DecodeOptions { beam_size: usize::MAX, ..plain(5) }),
         window(demo("demo1"), plain(6)),
         window(vec![], plain(5)),
         window(vec![f32::NAN; 16_000], plain(5)),
         window(demo("demo1"), DecodeOptions { task: Task::Translate, ..plain(5) }),
     ]);
-    for (result, part) in results.iter().zip(["at most 6 s", "it knows en, fr, de", "temperature"]) {
+    for (result, part) in results.iter().zip(["at most 6 s", "it knows en, fr, de", "temperature", "beams"]) {
         assert!(matches!(result, Err(SttError::BadRequest(m)) if m.contains(part)), "{result:?}");
     }
-    assert_eq!(results[3].as_ref().unwrap().tokens, [277, 65, 278, 283, 278, 285]);
-    assert!(results[4..].iter().all(Result::is_ok));
+    assert_eq!(results[4].as_ref().unwrap().tokens, [277, 65, 278, 283, 278, 285]);
+    assert!(results[5..].iter().all(Result::is_ok));
 }
 
 #[test]
