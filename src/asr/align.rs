@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_diagonal_is_followed() {
-        let matrix = [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0];
+        let matrix = [1.0, -1.0, -1.0, -1.0, -1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0, 1.0];
         assert_eq!(warp(&matrix, 4), [0, 1, 3]);
     }
 

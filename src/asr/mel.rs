@@ -86,8 +86,8 @@ impl FrontEnd {
         for (frame, row) in logs.chunks_exact_mut(bins).enumerate().take(reach) {
             self.energies(samples, frames * HOP, frame, &mut scratch);
             for (out, band) in row.iter_mut().zip(&self.bands) {
-                let power = scratch.power.iter().skip(band.first).zip(&band.weights);
-                *out = power.map(|(p, w)| p * w).sum::<f64>().max(FLOOR).log10();
+                let power = scratch.power.get(band.first..).unwrap_or_default();
+                *out = power.iter().zip(&band.weights).map(|(p, w)| p * w).sum::<f64>().max(FLOOR).log10();
             }
         }
         let loudest = logs.iter().copied().fold(FLOOR.log10(), f64::max);
@@ -105,11 +105,18 @@ impl FrontEnd {
 
     /// Power spectrum of the frame centred on sample `frame * HOP` of a signal of `total` samples.
     fn energies(&self, samples: &[f32], total: usize, frame: usize, scratch: &mut Scratch) {
-        let start = (frame * HOP) as isize - (FFT_SIZE / 2) as isize;
-        for (i, (out, hann)) in scratch.frame.iter_mut().zip(&self.hann).enumerate() {
-            let at = reflect(start + i as isize, total);
-            let sample = samples.get(at).copied().filter(|s| s.is_finite()).unwrap_or(0.0);
-            *out = f64::from(sample) * hann;
+        let finite = |sample: f32| if sample.is_finite() { f64::from(sample) } else { 0.0 };
+        let first = (frame * HOP).checked_sub(FFT_SIZE / 2);
+        if let Some(inside) = first.and_then(|first| samples.get(first..first + FFT_SIZE)) {
+            for ((out, hann), sample) in scratch.frame.iter_mut().zip(&self.hann).zip(inside) {
+                *out = finite(*sample) * hann;
+            }
+        } else {
+            let start = (frame * HOP) as isize - (FFT_SIZE / 2) as isize;
+            for (i, (out, hann)) in scratch.frame.iter_mut().zip(&self.hann).enumerate() {
+                let at = reflect(start + i as isize, total);
+                *out = finite(samples.get(at).copied().unwrap_or(0.0)) * hann;
+            }
         }
         // Fails only for buffers of a wrong length, and these come from the plan itself.
         if self.fft.process_with_scratch(&mut scratch.frame, &mut scratch.spectrum, &mut scratch.fft).is_err()

@@ -32,6 +32,9 @@ use super::{
 };
 use crate::audio::SAMPLE_RATE_HZ;
 
+/// Most beams a request may ask for; each costs a cache and a row of every batch, and nothing improves beyond ten.
+const MAX_BEAMS: usize = 64;
+
 /// How a model is loaded.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LoadOptions {
@@ -214,8 +217,18 @@ impl WhisperTranscriber {
                 self.info.name
             )));
         }
-        if options.temperatures.iter().any(|t| !t.is_finite() || *t < 0.0) {
-            return Err(SttError::BadRequest("a temperature must be a number from 0 up".into()));
+        if options.temperatures.iter().any(|t| !t.is_finite() || *t < 0.0)
+            || !options.length_penalty.is_finite()
+        {
+            return Err(SttError::BadRequest(
+                "a temperature must be a number from 0 up, a length penalty a number".into(),
+            ));
+        }
+        if options.beam_size > MAX_BEAMS {
+            return Err(SttError::BadRequest(format!(
+                "{} beams; at most {MAX_BEAMS} are kept",
+                options.beam_size
+            )));
         }
         Ok(())
     }

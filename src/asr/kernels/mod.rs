@@ -7,12 +7,14 @@
 //! - [`gelu`]: the exact (erf) GELU that Whisper was trained with, alone and fused with a bias
 //! - [`softmax`]: rows to probabilities
 //! - [`attention`]: attention of the encoder (never holds a square of scores) and of the decoder (cached keys)
+//! - [`linear`]: products with few rows, as in decoding
 //! - [`gemm`]: a checked door to the matrix product
 
 pub mod attention;
 pub mod exp;
 pub mod gelu;
 pub mod gemm;
+pub mod linear;
 pub mod softmax;
 
 /// Compiles `$body` for AVX-512, AVX2 and the baseline, and makes `$name` choose between them at run time.

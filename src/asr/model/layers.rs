@@ -3,7 +3,10 @@
 use candle_core::{Module, Result, Tensor, quantized::QMatMul};
 use candle_nn::LayerNorm;
 
-use crate::asr::kernels::gelu::{Activation, finish};
+use crate::asr::kernels::{
+    gelu::{Activation, finish},
+    linear::few_rows,
+};
 
 /// The numbers of a linear layer, `[out, in]`.
 #[derive(Debug)]
@@ -42,7 +45,10 @@ impl Linear {
 
     fn activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         let product = match &self.weight {
-            Weight::Dense(weight) => x.matmul(&weight.t()?)?,
+            Weight::Dense(weight) => match few_rows(x, weight)? {
+                Some(product) => product,
+                None => x.matmul(&weight.t()?)?,
+            },
             Weight::Quantized(weight) => weight.forward(x)?,
         };
         finish(product, self.bias.as_ref(), activation)

@@ -204,8 +204,11 @@ impl Gguf {
     fn open(path: &Path) -> Result<Self, ModelError> {
         let file = path.display().to_string();
         let bytes = map(path)?;
-        let content = gguf_file::Content::read(&mut Cursor::new(&bytes[..]))
-            .map_err(|e| ModelError::Damaged { file: file.clone(), reason: e.to_string() })?;
+        let damaged = |reason: String| ModelError::Damaged { file: file.clone(), reason };
+        // candle's reader trusts some numbers of the header (it divides by the alignment) and panics on nonsense.
+        let content = std::panic::catch_unwind(|| gguf_file::Content::read(&mut Cursor::new(&bytes[..])))
+            .map_err(|_| damaged("its header makes no sense".into()))?
+            .map_err(|e| damaged(e.to_string()))?;
         Ok(Self { file, bytes, content })
     }
 }
@@ -298,10 +301,13 @@ impl Weights {
                     .map_err(placement)
             }
             Self::Gguf(gguf) => {
-                let mut reader = Cursor::new(&gguf.bytes[..]);
-                let tensor = gguf.content.tensor(&mut reader, name, device).map_err(|e| {
-                    ModelError::Damaged { file: file.into(), reason: format!("tensor {name}: {e}") }
-                })?;
+                let damaged = |reason: String| ModelError::Damaged { file: file.into(), reason };
+                // As for the header: an offset of nonsense overflows in candle. Nothing is shared with the closure
+                // but the bytes, which it only reads.
+                let read = || gguf.content.tensor(&mut Cursor::new(&gguf.bytes[..]), name, device);
+                let tensor = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
+                    .map_err(|_| damaged(format!("tensor {name} lies outside of it")))?
+                    .map_err(|e| damaged(format!("tensor {name}: {e}")))?;
                 match tensor.dtype() {
                     GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => {
                         tensor.dequantize(device).map(Stored::Dense).map_err(placement)
