@@ -26,6 +26,10 @@ fn fixture(name: &str) -> PathBuf {
 fn transcribe(home: &Home, files: &[&Path], flags: &[&str]) -> Ran {
     let mut command = home.command("godctl");
     command.arg("transcribe").args(files).args(flags);
+    if !flags.contains(&"--model") {
+        // Asked for by name, it does not say that it is only for commands.
+        command.args(["--model", "command-en"]);
+    }
     command.output().unwrap().into()
 }
 

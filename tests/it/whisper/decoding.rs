@@ -157,7 +157,7 @@ fn alignment_matches_the_reference() {
             let matrix = align::matrix(weights, used, 7);
             align::warp(&matrix, used).into_iter().map(|p| (p as f64 * 2.0).round() / 100.0).collect()
         };
-        assert_eq!(times(&weights), numbers(&expected["openai_times"]), "{name}");
+        assert_eq!(times(&weights), numbers(&expected["shifted_times"]), "{name}");
 
         // transformers' own rows begin with the first generated token.
         let positions = weights.positions;
