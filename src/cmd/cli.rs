@@ -34,7 +34,7 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  godctl demo                                   watch speech become text, live, with the built-in model
+  godctl demo                                   watch speech become text, live
   godctl asr-serve --listen 127.0.0.1:8000      serve transcription to other programs
   godctl doctor                                 what works on this machine, and how to fix the rest
   godctl config show --origin                   every setting, and who set it
