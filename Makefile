@@ -68,7 +68,7 @@ test: deps ## Run all tests
 lint: deps ## Check format, lints, documentation and scripts
 	@cargo fmt --check
 	@cargo clippy --quiet --locked --all-targets -- -D warnings
-	@RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --no-deps --document-private-items
+	@RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --quiet --locked --no-deps --document-private-items
 	@if command -v shellcheck >/dev/null 2>&1; then shellcheck .ci/run; fi
 	@echo "make lint: nothing to complain about"
 

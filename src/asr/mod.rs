@@ -7,6 +7,7 @@
 //! Times are seconds on the clock of the samples, never of arrival.
 
 pub mod align;
+pub mod captions;
 pub mod client;
 pub mod decode;
 pub mod engine;

@@ -97,11 +97,17 @@ impl Decoder {
         }
         let head = read_head(&mut file).map_err(read_error)?;
         file.rewind().map_err(read_error)?;
-        let by_frames = path
-            .extension()
-            .and_then(|extension| extension.to_str())
-            .is_some_and(|extension| FRAME_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)));
-        Self::build(name, Bytes::File(file, meta.len()), &Head { bytes: head, streamed: false, by_frames })
+        let by_frames = path.extension().and_then(|extension| extension.to_str()).is_some_and(|extension| {
+            FRAME_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
+        });
+        match Self::build(
+            name,
+            Bytes::File(file, meta.len()),
+            &Head { bytes: head, streamed: false, by_frames },
+        ) {
+            Err(AudioError::Corrupt { name, .. }) => Self::salvage(name, path),
+            other => other,
+        }
     }
 
     /// Decodes a container as it arrives, for example from [`super::pipe::byte_pipe`].
@@ -118,6 +124,15 @@ impl Decoder {
         let head = read_head(&mut reader).map_err(|source| source_error(&name, source, 0.0))?;
         let bytes = Bytes::Stream(Box::new(io::Cursor::new(head.clone()).chain(reader)));
         Self::build(name, bytes, &Head { bytes: head, streamed: true, by_frames: false })
+    }
+
+    /// A cut file fails in demuxers that look for its end first, and decodes in those that cannot seek.
+    fn salvage(name: String, path: &Path) -> Result<Self, AudioError> {
+        let file = File::open(path).map_err(|source| AudioError::Read { name: name.clone(), source })?;
+        match Self::from_reader(name, file) {
+            Err(AudioError::NotStreamable { name }) => Err(AudioError::Truncated { name, at_seconds: 0.0 }),
+            other => other,
+        }
     }
 
     /// The container that the bytes are in.
@@ -313,14 +328,17 @@ enum OpenFailure {
 
 fn open_frames(source: Source, container: Container, head: &[u8]) -> Result<Frames, OpenFailure> {
     if container == Container::Wav && !wav_tag(head).is_some_and(|tag| WAV_ADPCM_TAGS.contains(&tag)) {
-        return WavReader::open(Box::new(source)).map(|wav| Frames::Wav(Box::new(wav))).map_err(OpenFailure::Wav);
+        return WavReader::open(Box::new(source))
+            .map(|wav| Frames::Wav(Box::new(wav)))
+            .map_err(OpenFailure::Wav);
     }
     Demuxer::open(source).map(|demuxer| Frames::Demuxed(Box::new(demuxer))).map_err(OpenFailure::Demux)
 }
 
 /// The format tag, when the format is the first chunk, as it is in all compressed WAV files met so far.
 fn wav_tag(head: &[u8]) -> Option<u16> {
-    (head.get(12..16)? == b"fmt ").then(|| head.get(20..WAV_TAG_END)?.try_into().ok().map(u16::from_le_bytes))?
+    (head.get(12..16)? == b"fmt ")
+        .then(|| head.get(20..WAV_TAG_END)?.try_into().ok().map(u16::from_le_bytes))?
 }
 
 fn open_error(

@@ -185,7 +185,11 @@ impl Demuxer {
                         continue;
                     }
                     Err(OpenError::Reader(error)) => return Step::Failed(error),
-                    Err(_) => return Step::Failed(Error::Unsupported("a later part of the file has no usable track")),
+                    Err(_) => {
+                        return Step::Failed(Error::Unsupported(
+                            "a later part of the file has no usable track",
+                        ));
+                    }
                 },
                 // What cannot seek ends where its bytes end; whether that was too early, the count of frames tells.
                 Err(Error::IoError(_)) if self.live || self.frames.is_some() => return self.end(),
@@ -280,9 +284,11 @@ fn select(format: &dyn FormatReader) -> Result<Selected, OpenError> {
         return Err(OpenError::NoAudioTrack);
     };
     let container = format.format_info().format;
-    let rate_hz = if parameters.codec == codec::CODEC_ID_OPUS { Some(OPUS_RATE_HZ) } else { parameters.sample_rate };
+    let rate_hz =
+        if parameters.codec == codec::CODEC_ID_OPUS { Some(OPUS_RATE_HZ) } else { parameters.sample_rate };
     let media = format.media_info();
-    let media_frames = rate_hz.zip(seconds(media.time_base, media.duration)).map(|(rate, s)| (s * f64::from(rate)) as u64);
+    let media_frames =
+        rate_hz.zip(seconds(media.time_base, media.duration)).map(|(rate, s)| (s * f64::from(rate)) as u64);
     let skip_frames = match (container, parameters.codec, rate_hz) {
         (FORMAT_ID_ISOMP4, codec::CODEC_ID_AAC, Some(rate)) => aac_delay(track, media_frames, rate),
         _ => 0,
@@ -330,7 +336,9 @@ fn make_codec(parameters: &AudioCodecParameters, big_endian_head: bool) -> Resul
         .map(Codec::Symphonia)
         .map_err(|error| match (codec_name(parameters.codec), error) {
             (Some(name), _) => OpenError::Codec(name.to_owned()),
-            (None, Error::Unsupported(what)) => OpenError::Codec(format!("a codec or a feature of one ({what})")),
+            (None, Error::Unsupported(what)) => {
+                OpenError::Codec(format!("a codec or a feature of one ({what})"))
+            }
             (None, error) => OpenError::Reader(error),
         })
 }

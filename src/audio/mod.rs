@@ -1,7 +1,7 @@
 //! Audio: frames and formats, files and containers, resampling, voice activity, the microphone.
 //!
 //! Inside godctl audio is mono `f32` in [-1, 1] at [`SAMPLE_RATE_HZ`]; everything else is converted at the edge.
-//! Nothing here owns a thread except `capture`, whose threads are started through `Shutdown::thread` and end
+//! Nothing here owns a thread except [`capture`], whose threads are started through `Shutdown::thread` and end
 //! when the root token is cancelled or when their consumer goes away.
 //!
 //! ```text
@@ -13,11 +13,11 @@
 
 use std::{io, time::Duration};
 
-//CAP pub mod capture;
+pub mod capture;
 pub mod decode;
 mod demux;
 mod opus;
-//CAP pub mod paced;
+pub mod paced;
 pub mod pipe;
 pub mod resample;
 pub mod sniff;
@@ -31,7 +31,8 @@ pub const SAMPLE_RATE_HZ: u32 = 16_000;
 pub const MAX_CHUNK_SAMPLES: usize = SAMPLE_RATE_HZ as usize / 2;
 
 /// What godctl reads, in the words of its error messages.
-pub const READABLE_FORMATS: &str = "WAV, AIFF, CAF, FLAC, MP3, AAC, M4A/MP4, Ogg (Opus, Vorbis, FLAC) and WebM/Matroska";
+pub const READABLE_FORMATS: &str =
+    "WAV, AIFF, CAF, FLAC, MP3, AAC, M4A/MP4, Ogg (Opus, Vorbis, FLAC) and WebM/Matroska";
 
 /// A stream of audio that is pulled: blocking, so it belongs on a thread of its own.
 pub trait AudioSource: Send {
@@ -115,7 +116,9 @@ pub enum AudioError {
         name: String,
     },
     /// The audio ends before its container says it does. What came before was decoded.
-    #[error("{name} is truncated: it ends at {at_seconds:.2} s, inside the audio it promises; what came before was kept")]
+    #[error(
+        "{name} is truncated: it ends at {at_seconds:.2} s, inside the audio it promises; what came before was kept"
+    )]
     Truncated {
         /// The file or stream.
         name: String,
@@ -123,7 +126,9 @@ pub enum AudioError {
         at_seconds: f64,
     },
     /// The bytes make no sense to the container's reader or to the codec. What came before was decoded.
-    #[error("{name} is damaged at {at_seconds:.2} s ({reason}); what came before was kept, make the file again")]
+    #[error(
+        "{name} is damaged at {at_seconds:.2} s ({reason}); what came before was kept, make the file again"
+    )]
     Corrupt {
         /// The file or stream.
         name: String,
@@ -147,7 +152,9 @@ pub enum AudioError {
         reason: String,
     },
     /// Another program holds the device.
-    #[error("microphone {device:?} is in use by another program; close that program, or choose another input")]
+    #[error(
+        "microphone {device:?} is in use by another program; close that program, or choose another input"
+    )]
     DeviceBusy {
         /// The device's name.
         device: String,

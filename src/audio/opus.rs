@@ -46,10 +46,16 @@ impl OpusTrack {
         if head[18] != 0 && channels > 2 {
             return Err(BadOpusHead("it has more than two channels"));
         }
-        let decoder =
-            OpusDecoder::new(OPUS_RATE_HZ, channels).map_err(|_| BadOpusHead("it has no or too many channels"))?;
+        let decoder = OpusDecoder::new(OPUS_RATE_HZ, channels)
+            .map_err(|_| BadOpusHead("it has no or too many channels"))?;
         let buffer = vec![0.0; OpusDecoder::MAX_FRAME_SIZE_48K * channels];
-        Ok(Self { decoder: Box::new(decoder), channels, gain: 10_f32.powf(gain_db / 20.0), skip_frames, buffer })
+        Ok(Self {
+            decoder: Box::new(decoder),
+            channels,
+            gain: 10_f32.powf(gain_db / 20.0),
+            skip_frames,
+            buffer,
+        })
     }
 
     /// Samples per frame.

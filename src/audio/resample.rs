@@ -5,7 +5,9 @@
 //! length is exact. The block grid hangs on the first input sample: how the input was cut into pushes changes
 //! not one bit of the output.
 
-use rubato::{Fft, FixedSync, Indexing, Resampler as _, WindowFunction, audioadapter_buffers::direct::SequentialSlice};
+use rubato::{
+    Fft, FixedSync, Indexing, Resampler as _, WindowFunction, audioadapter_buffers::direct::SequentialSlice,
+};
 
 use super::SAMPLE_RATE_HZ;
 
@@ -190,7 +192,9 @@ mod tests {
 
     fn tone(rate_hz: u32, hertz: f64, seconds: f64) -> Vec<f32> {
         let n = (f64::from(rate_hz) * seconds) as usize;
-        (0..n).map(|i| (std::f64::consts::TAU * hertz * i as f64 / f64::from(rate_hz)).sin() as f32 * 0.5).collect()
+        (0..n)
+            .map(|i| (std::f64::consts::TAU * hertz * i as f64 / f64::from(rate_hz)).sin() as f32 * 0.5)
+            .collect()
     }
 
     #[test]
@@ -199,14 +203,19 @@ mod tests {
             let got = convert(rate_hz, &tone(rate_hz, 440.0, 1.0));
             let want = tone(SAMPLE_RATE_HZ, 440.0, 1.0);
             assert_eq!(got.len(), want.len(), "{rate_hz}");
-            let worst = got[800..15_200].iter().zip(&want[800..15_200]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let worst = got[800..15_200]
+                .iter()
+                .zip(&want[800..15_200])
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
             assert!(worst < 1e-3, "{rate_hz}: {worst}");
         }
     }
 
     #[test]
     fn what_is_above_8_khz_does_not_fold_back() {
-        for (rate_hz, hertz) in [(44_100, 8_600.0), (48_000, 9_000.0), (48_000, 15_600.0), (96_000, 31_000.0)] {
+        for (rate_hz, hertz) in [(44_100, 8_600.0), (48_000, 9_000.0), (48_000, 15_600.0), (96_000, 31_000.0)]
+        {
             let got = convert(rate_hz, &tone(rate_hz, hertz, 1.0));
             let peak = got[800..15_200].iter().fold(0.0_f32, |m, s| m.max(s.abs()));
             assert!(peak < 0.5 * 1e-4, "{hertz} Hz at {rate_hz}: {peak}");

@@ -169,7 +169,8 @@ fn mp3_frame(header: &[u8]) -> Option<Mp3Frame> {
     if sync != 0xff || kind & 0xe0 != 0xe0 || version == 1 || layer != 1 {
         return None;
     }
-    let (bitrate, rate, padding) = (usize::from(rates >> 4), usize::from((rates >> 2) & 3), usize::from((rates >> 1) & 1));
+    let (bitrate, rate, padding) =
+        (usize::from(rates >> 4), usize::from((rates >> 2) & 3), usize::from((rates >> 1) & 1));
     // Free format (0) is not decoded by anybody who streams; 15 is invalid.
     if bitrate == 0 || bitrate == 15 || rate == 3 {
         return None;
@@ -260,7 +261,8 @@ mod tests {
     #[test]
     fn an_mp3_without_tags_is_known_by_its_second_frame() {
         let tagged = fixture("jfk.mp3");
-        let start = (0..tagged.len()).find(|at| matches!(sniff_mp3(&tagged[*at..]), Sniffed::Container(_))).unwrap();
+        let start =
+            (0..tagged.len()).find(|at| matches!(sniff_mp3(&tagged[*at..]), Sniffed::Container(_))).unwrap();
         assert_eq!(stream(&tagged[start..]), Sniffed::Container(Container::Mp3));
         assert_eq!(sniff(&tagged[start..start + 100]), Sniffed::NeedMore);
     }

@@ -181,7 +181,8 @@ impl Format {
     fn parse(body: &[u8]) -> Result<Self, WavError> {
         let word = |at: usize| Some(u16::from_le_bytes([*body.get(at)?, *body.get(at + 1)?]));
         let fields = (word(0), word(2), word(4), word(6), word(12));
-        let (Some(mut tag), Some(channels), Some(rate_low), Some(rate_high), Some(frame_bytes)) = fields else {
+        let (Some(mut tag), Some(channels), Some(rate_low), Some(rate_high), Some(frame_bytes)) = fields
+        else {
             return Err(WavError::Truncated);
         };
         if tag == TAG_EXTENSIBLE {
@@ -217,11 +218,19 @@ impl Encoding {
             Self::S16 => {
                 out.extend(bytes.as_chunks().0.iter().map(|b| f32::from(i16::from_le_bytes(*b)) / 32_768.0));
             }
-            Self::S24 => out.extend(bytes.as_chunks::<3>().0.iter().map(|b| {
-                (i32::from_le_bytes([0, b[0], b[1], b[2]]) as f64 / 2_147_483_648.0) as f32
-            })),
+            Self::S24 => out.extend(
+                bytes
+                    .as_chunks::<3>()
+                    .0
+                    .iter()
+                    .map(|b| (i32::from_le_bytes([0, b[0], b[1], b[2]]) as f64 / 2_147_483_648.0) as f32),
+            ),
             Self::S32 => out.extend(
-                bytes.as_chunks().0.iter().map(|b| (f64::from(i32::from_le_bytes(*b)) / 2_147_483_648.0) as f32),
+                bytes
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|b| (f64::from(i32::from_le_bytes(*b)) / 2_147_483_648.0) as f32),
             ),
             Self::F32 => out.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
             Self::F64 => out.extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32)),
@@ -235,7 +244,8 @@ impl Encoding {
 fn a_law(byte: u8) -> f32 {
     let code = byte ^ 0x55;
     let (exponent, mantissa) = ((code >> 4) & 7, i32::from(code & 15));
-    let magnitude = if exponent == 0 { (mantissa << 4) + 8 } else { ((mantissa << 4) + 0x108) << (exponent - 1) };
+    let magnitude =
+        if exponent == 0 { (mantissa << 4) + 8 } else { ((mantissa << 4) + 0x108) << (exponent - 1) };
     (if code & 0x80 == 0 { -magnitude } else { magnitude }) as f32 / 32_768.0
 }
 
@@ -330,8 +340,14 @@ mod tests {
 
     #[test]
     fn telephone_codes_follow_g711() {
-        assert_eq!((mu_law(0x00), mu_law(0x80), mu_law(0xff)), (-32_124.0 / 32_768.0, 32_124.0 / 32_768.0, 0.0));
-        assert_eq!((a_law(0x2a), a_law(0xaa), a_law(0xd5)), (-32_256.0 / 32_768.0, 32_256.0 / 32_768.0, 8.0 / 32_768.0));
+        assert_eq!(
+            (mu_law(0x00), mu_law(0x80), mu_law(0xff)),
+            (-32_124.0 / 32_768.0, 32_124.0 / 32_768.0, 0.0)
+        );
+        assert_eq!(
+            (a_law(0x2a), a_law(0xaa), a_law(0xd5)),
+            (-32_256.0 / 32_768.0, 32_256.0 / 32_768.0, 8.0 / 32_768.0)
+        );
     }
 
     #[test]
@@ -344,11 +360,17 @@ mod tests {
     #[test]
     fn unknown_and_unfinished_lengths_mean_up_to_the_end() {
         for (riff_len, data_len) in [(u32::MAX, u32::MAX), (0x7fff_ffff, 0x7fff_ffff), (0, 0), (36, 0)] {
-            let bytes = wav(&Header { tag: TAG_PCM, channels: 1, sample_bytes: 2, riff_len, data_len }, &[0; 2_000]);
+            let bytes =
+                wav(&Header { tag: TAG_PCM, channels: 1, sample_bytes: 2, riff_len, data_len }, &[0; 2_000]);
             assert_eq!(decode(bytes).0.len(), 1_000, "{riff_len:x} {data_len:x}");
         }
-        let with_trailer = wav(&Header { tag: TAG_PCM, channels: 1, sample_bytes: 2, riff_len: 100, data_len: 0 }, &[0; 64]);
-        assert_eq!(decode(with_trailer), (vec![], WavRead::End), "a truly empty file has no sound in its trailer");
+        let with_trailer =
+            wav(&Header { tag: TAG_PCM, channels: 1, sample_bytes: 2, riff_len: 100, data_len: 0 }, &[0; 64]);
+        assert_eq!(
+            decode(with_trailer),
+            (vec![], WavRead::End),
+            "a truly empty file has no sound in its trailer"
+        );
     }
 
     #[test]

@@ -13,8 +13,8 @@ use std::{
 use clap::{ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use super::{
-    Context, Exit, Failure, StdoutClosed, Stream, Terminal, asr_serve, completions, config, demo, doctor, models,
-    version,
+    Context, Exit, Failure, StdoutClosed, Stream, Terminal, asr_serve, completions, config, demo, doctor,
+    models, transcribe, version,
 };
 use crate::{
     config::{Color, ConfigError, Environment, Loaded, Loader, LogFormat, Overrides},
@@ -35,8 +35,11 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   godctl demo                                   watch speech become text, live
+  godctl transcribe talk.mp3 --format srt       subtitles for a recording
+  godctl transcribe --mic                       live captions
   godctl asr-serve --listen 127.0.0.1:8000      serve transcription to other programs
   godctl doctor                                 what works on this machine, and how to fix the rest
+  godctl models list                            which speech models there are, and which are here
   godctl config show --origin                   every setting, and who set it
   godctl -c asr.threads=2 config check          try a setting without writing it down
   godctl completions bash > ~/.local/share/bash-completion/completions/godctl
@@ -72,6 +75,8 @@ struct Global {
 enum Command {
     /// Serve transcription to other programs over websockets
     AsrServe(asr_serve::Args),
+    /// Transcribe recordings, standard input or the microphone
+    Transcribe(transcribe::Args),
     /// Watch the live pipeline transcribe recordings, and see how well it does
     Demo(demo::Args),
     /// Show, check or explain the configuration
@@ -95,6 +100,8 @@ fn tree() -> clap::Command {
             .value_name("SECTION.KEY=VALUE")
             .help("Set one key of the configuration (may be repeated)")
             .help_heading("Global options")
+            // Last, wherever clap puts the global ones.
+            .display_order(1000)
             .action(ArgAction::Append);
         command.arg(set).mut_subcommands(with_set)
     }
@@ -142,6 +149,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::AsrServe(args) => {
             let loaded = session.load(args.overrides())?;
             asr_serve::run(&session.start(loaded, Audience::Operator)?)
+        }
+        Command::Transcribe(args) => {
+            let loaded = session.load(args.overrides())?;
+            transcribe::run(&args, &session.start(loaded, Audience::Person)?)
         }
         Command::Demo(args) => {
             let loaded = session.load(Overrides::default())?;

@@ -31,14 +31,14 @@ const PATIENCE: Duration = Duration::from_secs(4);
 Examples:
   godctl doctor                          everything, as a table
   godctl doctor --json | jq '.checks[] | select(.status != \"ok\")'
-  godctl doctor --server                 only: does the server at asr.listen answer? (a container's health check)
+  godctl doctor --server                 does the server at asr.listen answer? (a container's check)
 
 Exits with 0 when nothing essential fails, even where something optional is missing.")]
 pub(super) struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Only ask a running server for its health; exits with 69 when it does not answer
+    /// Only ask a running server for its health; exits with 69 if it does not answer
     #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, conflicts_with = "json")]
     server: Option<Option<Listen>>,
 }

@@ -7,17 +7,56 @@ use tracing::warn;
 
 use crate::{
     asr::{
-        Transcriber,
+        self, DecodeOptions, Transcriber,
         engine::{Engine, EngineConfig},
         model::device::DeviceChoice,
-        stream::{gate::ActivityGate, samples_of_ms},
+        stream::{Tuning, gate::ActivityGate, samples_of_ms},
         weights::{self, BUILTIN_NAME},
         whisper::{LoadOptions, WhisperTranscriber},
     },
     audio::vad::VadConfig,
-    config::{Config, Device, Paths, Vad},
+    config::{Asr, Config, Device, Overrides, Paths, Task, Vad},
     shutdown::Shutdown,
 };
+
+/// Flags that choose and set up the model; they stand above the same keys of the configuration.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// The model: a name from `godctl models list`, owner/name, or a directory
+    #[arg(long, value_name = "NAME")]
+    pub(super) model: Option<String>,
+    /// The language spoken, as an ISO code; detected where this is not given
+    #[arg(long, value_name = "CODE")]
+    language: Option<String>,
+    /// Write down the language spoken, or its translation into English
+    #[arg(long)]
+    task: Option<Task>,
+    /// Where inference runs
+    #[arg(long)]
+    device: Option<Device>,
+    /// Threads for inference
+    #[arg(long, value_name = "N")]
+    threads: Option<u32>,
+    /// Beams kept by beam search; 1 is greedy
+    #[arg(long, value_name = "N")]
+    beam_size: Option<u32>,
+}
+
+impl ModelArgs {
+    /// The same as a layer of configuration.
+    pub(crate) fn overrides(&self) -> Overrides {
+        let mut overrides = Overrides::default();
+        overrides
+            .set("--model", "asr.model", self.model.as_ref())
+            .set("--language", "asr.language", self.language.as_ref())
+            .set("--task", "asr.task", self.task.as_ref())
+            .set("--device", "asr.device", self.device.as_ref())
+            .set("--threads", "asr.threads", self.threads.as_ref())
+            .set("--beam-size", "asr.beam_size", self.beam_size.as_ref());
+        overrides
+    }
+}
 
 /// Starts the engine that `config` describes. The model's files are looked for now, and never fetched; its weights
 /// are loaded on the engine's thread, see [`Engine::ready`].
@@ -51,6 +90,27 @@ pub(super) fn start(config: &Config, paths: &Paths, shutdown: &Shutdown) -> anyh
         .context("cannot start the engine's thread")
 }
 
+/// How the configuration has windows decoded.
+pub(super) fn decode_options(asr: &Asr) -> DecodeOptions {
+    DecodeOptions {
+        language: asr.language.clone(),
+        task: match asr.task {
+            Task::Transcribe => asr::Task::Transcribe,
+            Task::Translate => asr::Task::Translate,
+        },
+        beam_size: usize::try_from(asr.beam_size).unwrap_or(usize::MAX),
+        ..DecodeOptions::default()
+    }
+}
+
+/// When the configuration has streams decoded.
+pub(super) fn tuning(asr: &Asr) -> Tuning {
+    Tuning {
+        hop: asr.hop_ms.map(|ms| samples_of_ms(u64::from(ms))),
+        agreement: asr.agreement.and_then(|n| usize::try_from(n).ok()),
+    }
+}
+
 #[allow(clippy::cast_possible_truncation, reason = "probabilities: f32 is what the detector has")]
 fn activity(vad: &Vad) -> VadConfig {
     let samples = |ms: u32| samples_of_ms(u64::from(ms));
@@ -61,5 +121,29 @@ fn activity(vad: &Vad) -> VadConfig {
         min_silence_samples: samples(vad.min_silence_ms),
         pre_roll_samples: samples(vad.pre_roll_ms),
         ..VadConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_reaches_the_engine() {
+        let mut config = Config::default();
+        assert_eq!(decode_options(&config.asr), DecodeOptions::default());
+        assert_eq!(tuning(&config.asr), Tuning::default());
+        assert_eq!(
+            activity(&config.vad),
+            VadConfig::default(),
+            "the defaults are said twice, and are the same"
+        );
+        config.asr.language = Some("de".to_owned());
+        config.asr.task = Task::Translate;
+        config.asr.hop_ms = Some(250);
+        config.asr.agreement = Some(2);
+        let decode = decode_options(&config.asr);
+        assert_eq!((decode.language.as_deref(), decode.task), (Some("de"), asr::Task::Translate));
+        assert_eq!(tuning(&config.asr), Tuning { hop: Some(4_000), agreement: Some(2) });
     }
 }

@@ -13,6 +13,7 @@ mod doctor;
 mod engine;
 pub mod models;
 mod probe;
+mod transcribe;
 mod version;
 
 pub use cli::main;
@@ -115,6 +116,17 @@ impl Stream {
     }
 }
 
+/// Tells of one failure among several things to do, in the words that an error at the end would have.
+fn complain(error: &anyhow::Error) {
+    // There is nowhere left to say that stderr is closed.
+    drop(writeln!(io::stderr(), "error: {error:#}"));
+}
+
+/// The width of the terminal in columns; 80 where nobody knows.
+fn terminal_width() -> usize {
+    terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0))
+}
+
 /// How the process ends; the numbers are those of `sysexits.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -122,6 +134,8 @@ pub enum Exit {
     Failed = 1,
     /// A service that the command needs can't be reached.
     Unavailable = 69,
+    /// Flags that contradict each other.
+    Usage = 2,
     /// The configuration is wrong.
     Config = 78,
 }
@@ -192,5 +206,57 @@ impl Write for Stdout {
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush().map_err(Self::translate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn context() -> Context {
+        let dark = Stream::new(Color::Auto, false, false);
+        let paths = Paths { config_file: None, data_dir: PathBuf::new(), models_dir: PathBuf::new() };
+        Context {
+            config: Config::default(),
+            paths,
+            environment: Environment::default(),
+            shutdown: Shutdown::new(),
+            terminal: Terminal { stdout: dark, stderr: dark },
+        }
+    }
+
+    #[test]
+    fn colour_follows_the_setting_then_the_terminal() {
+        let colored = |color, is_terminal, no_color| Stream::new(color, is_terminal, no_color).color;
+        assert!(colored(Color::Auto, true, false) && colored(Color::Always, false, true));
+        assert!(!colored(Color::Auto, false, false) && !colored(Color::Auto, true, true));
+        assert!(!colored(Color::Never, true, false));
+    }
+
+    #[test]
+    fn a_command_gives_its_result_and_everything_it_started_has_stopped() {
+        let context = context();
+        let shutdown = context.shutdown.clone();
+        let result = context.block_on(Threads::Current, async {
+            let token = shutdown.child_token();
+            shutdown.spawn("background", async move { token.cancelled().await });
+            Ok(7)
+        });
+        assert_eq!(result.unwrap(), 7);
+        assert!(context.shutdown.is_cancelled());
+    }
+
+    #[test]
+    fn a_dead_part_explains_more_than_what_it_caused() {
+        let context = context();
+        let shutdown = context.shutdown.clone();
+        let result: anyhow::Result<()> = context.block_on(Threads::PerCore, async {
+            shutdown.spawn_critical("engine", async { Err::<(), _>("out of memory") });
+            shutdown.cancelled().await;
+            Err(anyhow::anyhow!("the stream is closed"))
+        });
+        assert_eq!(result.unwrap_err().to_string(), "engine stopped: out of memory");
     }
 }

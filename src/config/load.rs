@@ -385,7 +385,7 @@ mod tests {
         let loaded = set(loader, &["asr.beam_size=4", "asr.listen=b:3"]).unwrap();
 
         let asr = &loaded.config.asr;
-        assert_eq!((asr.max_sessions, asr.hop_ms, asr.beam_size), (1, 300, 4));
+        assert_eq!((asr.max_sessions, asr.hop_ms, asr.beam_size), (1, Some(300), 4));
         assert_eq!(asr.listen.as_str(), "localhost:0");
         assert_eq!(asr.model, None);
         assert_eq!(loaded.origin("asr.max_sessions"), Origin::File { path: file, line: 2 });
@@ -421,8 +421,8 @@ mod tests {
         let flag = fixture.write("flag.toml", "asr.hop_ms = 111");
         let variable = fixture.write("variable.toml", "asr.hop_ms = 222");
         let vars = [("GODCTL_CONFIG", variable.to_str().unwrap())];
-        assert_eq!(fixture.loader(&vars).load().unwrap().config.asr.hop_ms, 222);
-        assert_eq!(fixture.loader(&vars).file(flag).load().unwrap().config.asr.hop_ms, 111);
+        assert_eq!(fixture.loader(&vars).load().unwrap().config.asr.hop_ms, Some(222));
+        assert_eq!(fixture.loader(&vars).file(flag).load().unwrap().config.asr.hop_ms, Some(111));
     }
 
     #[test]

@@ -113,7 +113,7 @@ pub struct Vad {
 
 impl Default for Vad {
     fn default() -> Self {
-        Self { threshold: 0.5, release: 0.35, min_speech_ms: 100, min_silence_ms: 500, pre_roll_ms: 300 }
+        Self { threshold: 0.5, release: 0.35, min_speech_ms: 144, min_silence_ms: 600, pre_roll_ms: 300 }
     }
 }
 
@@ -136,8 +136,11 @@ pub struct Asr {
     pub task: Task,
     /// Streams transcribed at once; one more is refused.
     pub max_sessions: u32,
-    /// New audio between two looks at a stream.
-    pub hop_ms: u32,
+    /// New audio between two looks at a stream; unset means 500 for models with short windows, 1000 for the others.
+    pub hop_ms: Option<u32>,
+    /// Successive hypotheses that must agree on a word before it is final; unset means 3 for models with short
+    /// windows, 2 for the others.
+    pub agreement: Option<u32>,
     /// Beams kept by beam search; 1 is greedy.
     pub beam_size: u32,
 }
@@ -152,7 +155,8 @@ impl Default for Asr {
             language: None,
             task: Task::Transcribe,
             max_sessions: 16,
-            hop_ms: 500,
+            hop_ms: None,
+            agreement: None,
             beam_size: 1,
         }
     }
@@ -297,7 +301,7 @@ impl Config {
     /// # Errors
     /// The first rule broken.
     pub fn validate(&self) -> Result<(), Violation> {
-        let Self { data_dir, log, audio: _, vad, asr, models, shutdown } = self;
+        let Self { data_dir, log, audio, vad, asr, models, shutdown } = self;
 
         let rule = |holds: bool, key: &'static str, reason: &str| {
             if holds { Ok(()) } else { Err(Violation { key, reason: reason.to_owned() }) }
@@ -316,6 +320,13 @@ impl Config {
                 "want off, error, warn, info, debug, trace or target=level,…",
             )?;
         }
+
+        let given = |text: &Option<String>, key: &'static str| {
+            let given = text.as_ref().is_none_or(|text| !text.trim().is_empty());
+            rule(given, key, "an empty text names nothing; leave it out for the default")
+        };
+        given(&audio.input, "audio.input")?;
+        given(&asr.model, "asr.model")?;
 
         let probability = 0.0..=1.0;
         rule(probability.contains(&vad.threshold), "vad.threshold", "a probability lies between 0 and 1")?;
@@ -342,7 +353,11 @@ impl Config {
             "want 1 or more; leave it out for one per physical core",
         )?;
         rule(asr.max_sessions > 0, "asr.max_sessions", "want 1 or more, or nothing can be transcribed")?;
-        rule((100..=10_000).contains(&asr.hop_ms), "asr.hop_ms", "want 100 to 10000")?;
+        let within = |value: Option<u32>, range: std::ops::RangeInclusive<u32>| {
+            value.is_none_or(|v| range.contains(&v))
+        };
+        rule(within(asr.hop_ms, 100..=10_000), "asr.hop_ms", "want 100 to 10000")?;
+        rule(within(asr.agreement, 1..=8), "asr.agreement", "want 1 (commit at once) to 8")?;
         rule((1..=16).contains(&asr.beam_size), "asr.beam_size", "want 1 (greedy) to 16")?;
         if let Some(language) = &asr.language {
             let code = (2..=3).contains(&language.len()) && language.bytes().all(|b| b.is_ascii_lowercase());

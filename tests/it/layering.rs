@@ -104,7 +104,10 @@ fn calls_to_children(source: &Source) -> Vec<String> {
     for at in (0..tokens.len()).filter(|at| is(*at, "use")) {
         let end = (at..tokens.len()).find(|end| is(*end, ";")).unwrap_or(tokens.len());
         let statement = &tokens[at..end];
-        if statement.iter().any(|token| children.contains(token)) {
+        let start = if is(at + 1, "self") { at + 3 } else { at + 1 };
+        let mut first = BTreeSet::new();
+        heads(&tokens, start, &mut first);
+        if first.iter().any(|head| children.contains(head)) {
             imported.extend(statement.iter().filter(|token| !children.contains(token) && is_name(token)));
         }
     }
@@ -356,6 +359,7 @@ fn a_call_to_a_child_is_found_and_a_type_of_a_child_is_not() {
         "mod child;\nfn f() { self::child::Thing::new(); }",
         "mod child;\npub use self::child::Thing;\nfn f() { Thing::new(); }",
         "mod child;\nuse child::{run, Thing};\nfn f() { run(1); }",
+        "mod child;\npub use self::{child::{run, Thing}};\nfn f() { Thing::make(1); }",
     ];
     for text in bad {
         assert!(!calls_to_children(&made_up("room/mod.rs", text)).is_empty(), "{text}");
@@ -364,6 +368,7 @@ fn a_call_to_a_child_is_found_and_a_type_of_a_child_is_not() {
         "mod child;\npub use self::child::{run, Thing};\nstruct S { thing: Thing }\nfn f(x: child::Other) -> Thing { x.run() }",
         "mod child;\nfn f() { other::run(); crate::child(); }",
         "pub mod child { pub fn run() {} }",
+        "mod config;\nuse crate::config::Config;\nfn f() { Config::default(); }",
     ];
     for text in good {
         assert_eq!(calls_to_children(&made_up("room/mod.rs", text)), Vec::<String>::new(), "{text}");

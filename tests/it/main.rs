@@ -19,4 +19,6 @@ mod project;
 mod readme;
 mod server;
 mod support;
+mod transcribe;
+mod wav;
 mod whisper;

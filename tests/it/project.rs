@@ -205,14 +205,12 @@ fn the_container_is_built_from_what_is_here_and_runs_as_nobody() {
     assert!(all("ENV")[0].contains(&format!("GODCTL__ASR__LISTEN=0.0.0.0:{port}")));
 }
 
-/// Runs the shell lines of the build stage's cargo steps in a copy of what the container would see.
-#[test]
-#[ignore = "needs several minutes: builds twice with the container's profile"]
-fn the_build_steps_of_the_container_work() {
-    let copy = tempfile::tempdir().unwrap();
-    let run = |command: &str, dir: &Path| {
-        let status = Command::new("sh").args(["-ec", command]).current_dir(dir).status().unwrap();
-        assert!(status.success(), "{command}");
+/// Goes through the build stage in a copy of what the container would see: copies what it copies, and runs the shell
+/// lines of its cargo steps with `cargo` replaced by that program.
+fn run_build_stage(copy: &Path, cargo: &str) {
+    let run = |command: &str| {
+        let output = Command::new("sh").args(["-ec", command]).current_dir(copy).output().unwrap();
+        assert!(output.status.success(), "{command}\n{}", String::from_utf8_lossy(&output.stderr));
     };
     let mut in_build_stage = false;
     for (name, rest) in instructions(&read("Dockerfile")) {
@@ -222,19 +220,56 @@ fn the_build_steps_of_the_container_work() {
                 let (sources, to) = rest.rsplit_once(' ').unwrap();
                 for source in sources.split(' ') {
                     let to = if to == "./" { source } else { to };
-                    let script = format!(
-                        "mkdir -p \"$(dirname '{to}')\" && cp -r '{}/{source}' '{to}'",
-                        root().display()
-                    );
-                    run(&script, copy.path());
+                    let from = root().join(source);
+                    run(&format!("mkdir -p \"$(dirname '{to}')\" && cp -r '{}' '{to}'", from.display()));
                 }
             }
             "RUN" if in_build_stage && rest.contains("cargo build") => {
-                run(&rest.replace("cargo build", "cargo build --offline"), copy.path());
+                run(&rest.replace("cargo build", &format!("{cargo} build --offline")));
             }
             _ => {}
         }
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_build_steps_of_the_container_see_a_whole_package() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    // Stands in for the build, which takes minutes: notes what it was asked and which sources it saw, and lets cargo
+    // itself judge the package as it is at that step.
+    let stub = dir.path().join("cargo");
+    let script = format!(
+        "#!/bin/sh\nset -e\necho \"$*\" >> '{log}'\nwc -l < src/main.rs >> '{log}'\n\
+         exec '{cargo}' metadata --no-deps --offline --format-version 1 > /dev/null\n",
+        log = dir.path().join("log").display(),
+        cargo = env!("CARGO"),
+    );
+    std::fs::write(&stub, script).unwrap();
+    std::fs::set_permissions(&stub, std::fs::Permissions::from_mode(0o755)).unwrap();
+
+    run_build_stage(&copy, stub.to_str().unwrap());
+    let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
+    let build = "build --offline --locked --profile dist --bin godctl";
+    let real = read("src/main.rs").lines().count();
+    assert_eq!(log.split_whitespace().collect::<Vec<_>>().join(" "), format!("{build} 1 {build} {real}"));
+    for file in ["src/main.rs", "src/lib.rs", "Cargo.lock"] {
+        assert_eq!(
+            std::fs::read_to_string(copy.join(file)).unwrap(),
+            read(file),
+            "{file} is not the real one"
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs several minutes: builds twice with the container's profile"]
+fn the_build_steps_of_the_container_work() {
+    let copy = tempfile::tempdir().unwrap();
+    run_build_stage(copy.path(), env!("CARGO"));
     let version = Command::new(copy.path().join("target/dist/godctl")).arg("version").output().unwrap();
     assert!(version.status.success());
 }

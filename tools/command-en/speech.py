@@ -100,7 +100,7 @@ def synthesise(voice, text, r):
 
 
 def synthesise_festival(jobs, r):
-    """[(voice, text)] -> [(rate, samples) or None]: one process for all, because it takes a second to start."""
+    """[(voice, text)] -> [(rate, samples) or None]: one process for all, because it is slow to start."""
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
         script = []
@@ -209,7 +209,7 @@ def main():
     parser.add_argument("--fsdd", type=pathlib.Path, default="scratch/fsdd", help="a checkout of free-spoken-digit-dataset")
     parser.add_argument("--no-fsdd", action="store_true", help="synthetic speech alone")
     parser.add_argument("--clips", type=int, default=17_000, help="training clips to render")
-    parser.add_argument("--limit", type=int, help="stop after this many sentences of the plan (for trying things out)")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="render every Nth sentence only, to try things out")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -217,7 +217,7 @@ def main():
         if not shutil.which(program):
             parser.error(f"{program} is not installed; README.md lists the packages")
     args.data.mkdir(parents=True, exist_ok=True)
-    jobs = plan(args.clips, args.seed)[: args.limit]
+    jobs = plan(args.clips, args.seed)[:: args.every]
     work = [(args.seed * 100_000 + i, jobs[i : i + CHUNK]) for i in range(0, len(jobs), CHUNK)]
     out, began, done = Writer(args.data), time.time(), 0
     if not args.no_fsdd:

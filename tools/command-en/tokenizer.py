@@ -31,7 +31,7 @@ def build_tokenizer(merges=MERGES):
     tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tok.decoder = decoders.ByteLevel()
     r = random.Random(5)
-    # Each word also forty times alone, so that every one ends up as one or two tokens.
+    # Each word also forty times alone, so that the words the grammar seldom says get merges too.
     text = [" " + grammar.sentence(r)[1] for _ in range(30_000)] + [" " + w for w in grammar.VOCABULARY for _ in range(40)]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=256 + merges, initial_alphabet=alphabet, show_progress=False)

@@ -4,14 +4,14 @@
     python3 -m venv /tmp/venv
     /tmp/venv/bin/pip install -r tools/tiny-whisper/requirements.txt
     /tmp/venv/bin/python tools/tiny-whisper/make.py            # writes the model and the goldens, about a minute
-    /tmp/venv/bin/python tools/tiny-whisper/make.py --check    # recomputes and compares with what is there
+    /tmp/venv/bin/python tools/tiny-whisper/make.py --check    # recomputes the goldens of the model that is there
     /tmp/venv/bin/python tools/tiny-whisper/make.py --scan 200 # how SEED was chosen; writes nothing
 
 The model has Whisper's architecture and file format, but a window of 6 s and 600-odd tokens, so that every test of
 the engine runs in milliseconds. Its weights are random: what it "says" is noise, but it is the same noise for every
 correct implementation. The reference is transformers in f32 on one thread.
 
-The weights are drawn with numpy's PCG64, which is specified bit for bit, so a later torch makes the same file.
+The weights are drawn with numpy's PCG64 and not with torch, whose streams change more often.
 Each recorded decision of the reference must also come out of the same model in f64 (see `Reference.both`): an
 implementation that is only differently rounded can then be compared token for token.
 """
@@ -426,10 +426,11 @@ NOTES = {
     "with f32 costs, first row and column infinite; diagonal only if strictly below both others, else up (next token, same position) "
     "only if strictly below both others, else right (same token, next position). A row's time is the position where the path "
     "enters it * 0.02 s. token_timestamps lists one time a generated token: row i's time for token i, and the last token repeats the "
-    "time before it. NOTE: row i is the attention while token i is READ (and token i+1 predicted). openai's timing.py starts one row "
-    "earlier, with the prompt's last token, so that row i is where token i is predicted; see openai_times.",
-    "openai_times": "the same procedure on the rows [prompt's last token .. last text token], as openai's timing.py and its ports "
-    "take them: the start of every generated token; <|endoftext|> and the timestamps' rows not treated specially.",
+    "time before it. NOTE: row i is the attention while token i is READ (and token i + 1 predicted). shifted_times has "
+    "the other choice.",
+    "shifted_times": "the same procedure with one row more, the prompt's last: row i is then where token i is PREDICTED; one time a "
+    "generated token, the <|endoftext|> included. openai's timing.py takes these rows, too, but is not the same otherwise: it crops "
+    "before the softmax and takes mean and deviation over all rows, the prompt's included.",
     "language": "softmax over the language tokens alone of the logits after <|startoftranscript|>",
     "no_speech": "softmax over the whole vocabulary of the same logits, at <|nospeech|>",
     "batched": "each row computed alone; a batched, ragged step must give the same",
@@ -563,8 +564,8 @@ class Goldens:
             start = len(got["prompt"])
             times, matrix = warp_times(attention[:, start:], got["frames"])
             assert times + times[-1:] == got["token_timestamps"], (times, got)
-            got["openai_times"] = warp_times(attention[:, start - 1 :], got["frames"])[0]
-            assert got["openai_times"] == warp_times(exact_attention[:, start - 1 :], got["frames"])[0]
+            got["shifted_times"] = warp_times(attention[:, start - 1 :], got["frames"])[0]
+            assert got["shifted_times"] == warp_times(exact_attention[:, start - 1 :], got["frames"])[0]
             self.json["alignment"][name] = got
             if name == "demo1":
                 self.put("alignment/attention", attention.numpy(), "[heads, rows, 300] demo1's greedy result: see notes.alignment; all rows, the prompt's too")

@@ -1,9 +1,14 @@
+//! The engine with a gate and a model whose every answer is known.
+
 use std::sync::mpsc as std_mpsc;
 
-use super::*;
-use crate::asr::{
-    Hypothesis, Window, Word,
-    stream::{GateFrame, join, seconds},
+use super::{handle::INBOX, *};
+use crate::{
+    asr::{
+        Hypothesis, SttError, Transcriber, Window, Word,
+        stream::{GateFrame, Samples, StreamEvent, VoiceGate, join, seconds},
+    },
+    shutdown::Shutdown,
 };
 
 /// Every non-silent stretch is speech; it ends after 100 ms of silence.
@@ -91,7 +96,7 @@ fn engine(shutdown: &Shutdown, max_sessions: usize, hold: Option<std_mpsc::Recei
 }
 
 fn options() -> StreamOptions {
-    StreamOptions { decode: DecodeOptions::default(), stream: None }
+    StreamOptions::default()
 }
 
 async fn drain(mut output: StreamOutput) -> Vec<StreamEvent> {
@@ -212,7 +217,7 @@ async fn what_the_model_cannot_do_is_refused_before_a_slot_is_taken() {
     let engine = engine(&shutdown, 1, None);
     engine.ready().await.unwrap();
     let french = DecodeOptions { language: Some("fr".to_owned()), ..DecodeOptions::default() };
-    let refused = engine.open(StreamOptions { decode: french, stream: None });
+    let refused = engine.open(StreamOptions { decode: french, ..StreamOptions::default() });
     assert!(matches!(refused, Err(SttError::BadRequest(message)) if message.contains("it knows: en")));
     assert_eq!(engine.stats().active, 0);
 }

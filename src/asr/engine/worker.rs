@@ -8,7 +8,7 @@ use std::{
 
 use tracing::{debug, error, info};
 
-use super::{EngineState, Shared, slot::Slot};
+use super::{EngineState, shared::Shared, slot::Slot};
 use crate::asr::{Hypothesis, SttError, Transcriber, Window, stream::seconds};
 
 /// Runs until the last handle is dropped and the last stream is done.

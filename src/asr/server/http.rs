@@ -24,7 +24,6 @@ use crate::asr::{
     SttError,
     engine::{EngineState, StreamOptions},
     protocols::native::request::{BadParameter, Request as SessionRequest},
-    stream::StreamConfig,
 };
 
 /// What a websocket library may buffer for one message: beyond our own limit, so that a client that goes beyond that
@@ -219,13 +218,10 @@ fn open(app: &Arc<App>, id: String, uri: &Uri) -> Result<Session, SttError> {
     })?;
     let request = SessionRequest::parse(pairs).map_err(bad)?;
     let decode = request.decode(&app.options.decode);
-    let mut options = StreamOptions { decode: decode.clone(), stream: None };
     if let EngineState::Ready(model) = &*app.engine.state().borrow() {
         request.check_model(model).map_err(bad)?;
-        let hop = |hop| StreamConfig { hop, ..StreamConfig::for_window(model.window_s) };
-        options.stream = app.options.hop.map(hop);
     }
-    let stream = app.engine.open(options)?;
+    let stream = app.engine.open(StreamOptions { decode: decode.clone(), tuning: app.options.tuning })?;
     let config = request.config(id, &stream.model, &decode, app.options.retention_lines);
     Ok(Session { app: Arc::clone(app), stream, config, detail: request.detail })
 }

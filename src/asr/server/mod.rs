@@ -25,15 +25,15 @@ pub use listen::{bind, serve};
 
 use std::time::Duration;
 
-use super::{DecodeOptions, stream::Samples};
+use super::{DecodeOptions, stream::Tuning};
 
 /// How sessions are served.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     /// How a session decodes where its client asks for nothing else.
     pub decode: DecodeOptions,
-    /// New audio between two looks at a stream; `None` takes the default for the model.
-    pub hop: Option<Samples>,
+    /// When a session decodes and commits, where that is not the default for the model's window.
+    pub tuning: Tuning,
     /// Lines that a session keeps; older ones are dropped and counted.
     pub retention_lines: usize,
     /// Larger messages end their session with close code 1009. Audio of any length fits in several messages.
@@ -56,7 +56,7 @@ impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             decode: DecodeOptions::default(),
-            hop: None,
+            tuning: Tuning::default(),
             retention_lines: 10_000,
             max_message_bytes: 4 << 20,
             update_interval: Duration::from_millis(50),

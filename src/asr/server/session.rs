@@ -1,10 +1,10 @@
 //! One websocket session: three loops in one task, so that none waits for another.
 //!
-//! - [`Session::read`] takes frames and pushes their audio into the engine, waiting as long as the engine's inbox is
+//! - [`read()`] takes frames and pushes their audio into the engine, waiting as long as the engine's inbox is
 //!   full: a fast sender is slowed by its own socket, and nothing is lost.
 //! - [`listen`] takes the engine's events into the transcript. It never waits for the socket except to put out one of
 //!   a few replies (markers, errors), so a slow reader costs one transcript and not a queue of states.
-//! - [`Session::write`] sends the newest state whenever the socket takes one, the replies in their order, and pings.
+//! - [`write()`] sends the newest state whenever the socket takes one, the replies in their order, and pings.
 //!
 //! The session ends when the first of them says so; dropping the engine's stream then frees the slot.
 

@@ -1,9 +1,12 @@
-//! LocalAgreement-2: a word is final once two successive hypotheses agree on everything up to it.
+//! LocalAgreement-n: a word is final once n successive hypotheses agree on everything up to it.
 //!
 //! Source: Liu, Spanakis, Niehues, "Low-Latency Sequence-to-Sequence Speech Recognition and Translation by Partial
 //! Hypothesis Selection", Interspeech 2020; Macháček, Dabre, Bojar, "Turning Whisper into Real-Time Transcription
-//! System", 2023. What differs here: a loop is recognised before it can agree with itself, words near the newest
-//! sample wait, and the last decode of an utterance is aligned with what was committed by edit distance, not by time.
+//! System", 2023 (both with n = 2). What differs here: a loop is recognised before it can agree with itself, words near
+//! the newest sample wait, the last word of an interim hypothesis always waits (its end has not been heard), and
+//! hypotheses are aligned with what was committed by edit distance, not by time.
+
+use std::collections::VecDeque;
 
 use crate::asr::Word;
 
@@ -66,14 +69,29 @@ pub fn covered(committed: &[Word], hypothesis: &[Word]) -> usize {
     (0..columns).min_by_key(|&j| (row[j], j.abs_diff(committed.len()))).unwrap_or(0)
 }
 
-/// The committed words of one utterance and the hypothesis they are waiting to be confirmed by.
-#[derive(Debug, Clone, Default)]
+/// The committed words of one utterance and the hypotheses they are waiting to be confirmed by.
+#[derive(Debug, Clone)]
 pub struct LocalAgreement {
+    /// Hypotheses that must agree.
+    agreement: usize,
     committed: Vec<Word>,
+    /// The hypotheses before the newest one, whole, oldest first: `agreement` - 1 of them at most.
+    earlier: VecDeque<Vec<Word>>,
     tail: Vec<Word>,
 }
 
 impl LocalAgreement {
+    /// A policy that commits what `agreement` successive hypotheses share (1 commits at once, 2 is LocalAgreement-2).
+    #[must_use]
+    pub fn new(agreement: usize) -> Self {
+        Self {
+            agreement: agreement.max(1),
+            committed: Vec::new(),
+            earlier: VecDeque::new(),
+            tail: Vec::new(),
+        }
+    }
+
     /// Words that are final.
     #[must_use]
     pub fn committed(&self) -> &[Word] {
@@ -88,13 +106,24 @@ impl LocalAgreement {
 
     /// Takes an interim hypothesis of the whole utterance; gives the words that it makes final.
     ///
-    /// Words that end after `horizon` (seconds, on the words' own clock) stay open.
+    /// Words that end after `horizon` (seconds, on the words' own clock) stay open, and so does the last one.
     pub fn interim(&mut self, hypothesis: &[Word], horizon: f64) -> Vec<Word> {
         let rest = &hypothesis[covered(&self.committed, hypothesis)..];
-        let agreed =
-            rest.iter().zip(&self.tail).take_while(|(new, old)| same(new, old) && new.end <= horizon).count();
+        let mut agreed = 0;
+        if self.earlier.len() + 1 >= self.agreement {
+            agreed =
+                rest.iter().take_while(|word| word.end <= horizon).count().min(rest.len().saturating_sub(1));
+            for earlier in &self.earlier {
+                let old = &earlier[covered(&self.committed, earlier)..];
+                agreed = rest.iter().zip(old).take(agreed).take_while(|(new, old)| same(new, old)).count();
+            }
+        }
         let words = self.commit(&rest[..agreed], OnLoop::Wait);
         self.tail = rest[words.len()..].to_vec();
+        self.earlier.push_back(hypothesis.to_vec());
+        while self.earlier.len() >= self.agreement {
+            self.earlier.pop_front();
+        }
         words
     }
 
@@ -102,6 +131,7 @@ impl LocalAgreement {
     pub fn finish(&mut self, hypothesis: &[Word]) -> Vec<Word> {
         let rest = &hypothesis[covered(&self.committed, hypothesis)..];
         self.tail.clear();
+        self.earlier.clear();
         self.commit(rest, OnLoop::Cut)
     }
 
@@ -160,7 +190,7 @@ mod tests {
 
     #[test]
     fn two_agreeing_hypotheses_commit_their_common_prefix() {
-        let mut policy = LocalAgreement::default();
+        let mut policy = LocalAgreement::new(2);
         assert!(policy.interim(&words("open the"), 9.0).is_empty());
         assert_eq!(text(&policy.interim(&words("open the dash"), 9.0)), "open the");
         assert_eq!(text(policy.tail()), "dash");
@@ -171,31 +201,40 @@ mod tests {
 
     #[test]
     fn punctuation_and_case_do_not_delay_a_word() {
-        let mut policy = LocalAgreement::default();
+        let mut policy = LocalAgreement::new(2);
         policy.interim(&words("Hello, world"), 9.0);
-        assert_eq!(text(&policy.interim(&words("hello world"), 9.0)), "hello world");
+        assert_eq!(text(&policy.interim(&words("hello world"), 9.0)), "hello");
     }
 
     #[test]
     fn words_beyond_the_horizon_stay_open() {
-        let mut policy = LocalAgreement::default();
-        policy.interim(&words("one two three"), 0.6);
-        assert_eq!(text(&policy.interim(&words("one two three"), 0.6)), "one two");
-        assert_eq!(text(policy.tail()), "three");
+        let mut policy = LocalAgreement::new(2);
+        policy.interim(&words("one two three four"), 0.6);
+        assert_eq!(text(&policy.interim(&words("one two three four"), 0.6)), "one two");
+        assert_eq!(text(policy.tail()), "three four");
+    }
+
+    #[test]
+    fn as_many_hypotheses_must_agree_as_were_asked_for() {
+        let mut policy = LocalAgreement::new(3);
+        assert_eq!(text(&policy.interim(&words("push the brand"), 9.0)), "");
+        assert_eq!(text(&policy.interim(&words("push the branch to"), 9.0)), "");
+        assert_eq!(text(&policy.interim(&words("push the branch to main"), 9.0)), "push the");
+        assert_eq!(text(&policy.interim(&words("push the branch to main"), 9.0)), "branch to");
     }
 
     #[test]
     fn a_changed_mind_of_the_model_loses_no_word_after_the_committed_ones() {
-        let mut policy = LocalAgreement::default();
-        policy.interim(&words("run the text"), 9.0);
-        policy.interim(&words("run the text"), 9.0);
+        let mut policy = LocalAgreement::new(2);
+        policy.interim(&words("run the text and"), 9.0);
+        policy.interim(&words("run the text and"), 9.0);
         assert_eq!(text(&policy.finish(&words("run the test and commit"))), "and commit");
     }
 
     #[test]
     fn a_loop_is_never_committed_while_speech_goes_on_and_cut_at_the_end() {
         let looped = words(&"thank you for watching ".repeat(9));
-        let mut policy = LocalAgreement::default();
+        let mut policy = LocalAgreement::new(2);
         policy.interim(&looped, 99.0);
         assert!(policy.interim(&looped, 99.0).is_empty());
         assert_eq!(text(&policy.finish(&looped)), "thank you for watching");
@@ -208,7 +247,7 @@ mod tests {
             hypotheses in prop::collection::vec(
                 prop::collection::vec(("[abc]{1,2}", 0.0..9.0f64, 0.0..1.0f64), 0..12), 1..12),
         ) {
-            let mut policy = LocalAgreement::default();
+            let mut policy = LocalAgreement::new(2);
             let mut said: Vec<Word> = Vec::new();
             let last = hypotheses.len() - 1;
             for (i, hypothesis) in hypotheses.iter().enumerate() {
@@ -230,7 +269,7 @@ mod tests {
             let all = words(&(0..count).map(|i| format!("w{i} ")).collect::<String>());
             let mut steps: Vec<usize> = steps.into_iter().map(|n| n.min(count)).collect();
             steps.sort_unstable();
-            let mut policy = LocalAgreement::default();
+            let mut policy = LocalAgreement::new(2);
             for n in steps {
                 policy.interim(&all[..n], 99.0);
             }

@@ -237,8 +237,8 @@ impl<G: VoiceGate> Session<G> {
 
     fn begin(&mut self, start: Samples) {
         let next_hop = self.clock.max(start) + self.config.hop;
-        self.running =
-            Some(Running { index: self.utterances, start, next_hop, policy: LocalAgreement::default() });
+        let policy = LocalAgreement::new(self.config.agreement);
+        self.running = Some(Running { index: self.utterances, start, next_hop, policy });
         self.utterances += 1;
     }
 

@@ -81,21 +81,7 @@ pub struct HubOptions {
     pub retry: RetryPolicy,
 }
 
-impl HubOptions {
-    /// The public hub, without a token, keeping models in `dir`.
-    #[must_use]
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self {
-            endpoint: "https://huggingface.co".to_owned(),
-            token: None,
-            offline: false,
-            dir: dir.into(),
-            retry: RetryPolicy::default(),
-        }
-    }
-}
-
-/// What happens during [`pull`], for a progress bar or a log.
+/// What happens during [`pull()`], for a progress bar or a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PullEvent {
     /// Another process is installing the same model; waiting for it.

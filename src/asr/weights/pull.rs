@@ -2,13 +2,16 @@
 //!
 //! Runs on the caller's task. Dropping the future stops it; what was received stays for the next pull.
 
-use std::{path::Path, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use serde::Deserialize;
 
 use super::{
     HubOptions, PullEvent, PullProgress,
-    backoff::Backoff,
+    backoff::{Backoff, RetryPolicy},
     download::{Download, retry_or_give_up},
     error::WeightsError,
     hub::{Hub, Listing, RemoteFile},
@@ -24,6 +27,20 @@ const MAX_INDEX_BYTES: u64 = 16 << 20;
 /// Without these a directory is no model.
 const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
 const OPTIONAL: [&str; 2] = ["generation_config.json", "preprocessor_config.json"];
+
+impl HubOptions {
+    /// The public hub, without a token, keeping models in `dir`.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            endpoint: "https://huggingface.co".to_owned(),
+            token: None,
+            offline: false,
+            dir: dir.into(),
+            retry: RetryPolicy::default(),
+        }
+    }
+}
 
 /// What a pull came to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -65,8 +65,13 @@ pub struct VadOutput {
 enum State {
     Silence,
     /// Voiced frames have begun; the balance decides.
-    Candidate { from: u64, balance: u64 },
-    Speech { voiced_until: u64 },
+    Candidate {
+        from: u64,
+        balance: u64,
+    },
+    Speech {
+        voiced_until: u64,
+    },
 }
 
 /// The voice activity of one stream.
@@ -178,5 +183,154 @@ impl VoiceActivity {
         let at_sample = from.saturating_sub(self.config.pre_roll_samples).max(self.previous_end);
         out.events.push(VadEvent::SpeechStart { at_sample });
         State::Speech { voiced_until: end }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The first 15 seconds of the fixture with twelve utterances.
+    static SPEECH: LazyLock<Vec<f32>> = LazyLock::new(|| {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/audio/command-en/long.wav");
+        std::fs::read(path).unwrap()[44..]
+            .as_chunks()
+            .0
+            .iter()
+            .take(15 * 16_000)
+            .map(|b| f32::from(i16::from_le_bytes(*b)) / 32_768.0)
+            .collect()
+    });
+
+    fn run(samples: &[f32], cuts: &[usize]) -> VadOutput {
+        let (mut activity, mut out) = (VoiceActivity::new(VadConfig::default()), VadOutput::default());
+        let mut rest = samples;
+        for cut in cuts.iter().cycle() {
+            let (now, later) = rest.split_at((*cut).min(rest.len()));
+            activity.push(now, &mut out);
+            rest = later;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(activity.samples(), samples.len() as u64);
+        activity.finish(&mut out);
+        out
+    }
+
+    /// The events alternate, never go back, and with the silences between them cover the stream.
+    fn assert_lawful(out: &VadOutput, samples: u64) {
+        let (mut at, mut active, mut silent) = (0, 0, 0);
+        for pair in out.events.chunks(2) {
+            let [VadEvent::SpeechStart { at_sample: start }, VadEvent::SpeechEnd { at_sample: end }] = *pair
+            else {
+                panic!("no start and end: {pair:?}");
+            };
+            assert!(at <= start && start < end && end <= samples, "{pair:?} after {at}");
+            silent += start - at;
+            active += end - start;
+            at = end;
+        }
+        assert_eq!(active + silent + (samples - at), samples);
+        assert_eq!(out.frames.len() as u64, samples.div_ceil(FRAME_SAMPLES as u64));
+    }
+
+    #[test]
+    fn utterances_are_separated_and_whole() {
+        let out = run(&SPEECH, &[512]);
+        let spans: Vec<_> = out
+            .events
+            .iter()
+            .map(|event| match event {
+                VadEvent::SpeechStart { at_sample } | VadEvent::SpeechEnd { at_sample } => {
+                    *at_sample as f64 / 16_000.0
+                }
+            })
+            .collect();
+        assert_eq!(spans.len(), 8, "{spans:?}");
+        for (true_start, start) in [0.50, 4.39, 8.49, 11.89].iter().zip(spans.iter().step_by(2)) {
+            assert!((true_start - 0.35..=*true_start).contains(start), "{start} for {true_start}");
+        }
+    }
+
+    #[test]
+    fn a_probability_between_the_thresholds_changes_nothing() {
+        let config = VadConfig { pre_roll_samples: 512, post_roll_samples: 256, ..VadConfig::default() };
+        let (mut activity, mut out) = (VoiceActivity::new(config), VadOutput::default());
+        let mut at = 0;
+        let mut play = |activity: &mut VoiceActivity, probability: f32, frames: u64| {
+            for _ in 0..frames {
+                activity.step(at, 256, probability, &mut out);
+                at += 256;
+            }
+            out.events.clone()
+        };
+        assert!(play(&mut activity, 0.4, 50).is_empty(), "not enough to begin");
+        assert!(play(&mut activity, 0.9, 8).is_empty(), "too short to count");
+        assert!(play(&mut activity, 0.1, 20).is_empty());
+        let events = play(&mut activity, 0.9, 10);
+        assert_eq!(events, [VadEvent::SpeechStart { at_sample: 78 * 256 - 512 }]);
+        assert_eq!(play(&mut activity, 0.4, 100).len(), 1, "enough to go on");
+        assert_eq!(play(&mut activity, 0.1, 37).len(), 1);
+        let events = play(&mut activity, 0.1, 1);
+        assert_eq!(events[1], VadEvent::SpeechEnd { at_sample: 188 * 256 + 256 });
+        let events = play(&mut activity, 0.9, 10);
+        assert_eq!(events[2], VadEvent::SpeechStart { at_sample: 226 * 256 - 512 });
+    }
+
+    #[test]
+    fn a_start_never_reaches_before_the_last_end() {
+        let config = VadConfig { pre_roll_samples: 1_000_000, ..VadConfig::default() };
+        let (mut activity, mut out) = (VoiceActivity::new(config), VadOutput::default());
+        activity.push(&SPEECH, &mut out);
+        activity.finish(&mut out);
+        assert_lawful(&out, SPEECH.len() as u64);
+        assert_eq!(out.events[1..3][0], out.events[1]);
+        let (VadEvent::SpeechEnd { at_sample: end }, VadEvent::SpeechStart { at_sample: start }) =
+            (out.events[1], out.events[2])
+        else {
+            panic!("{:?}", out.events);
+        };
+        assert_eq!(start, end);
+    }
+
+    #[test]
+    fn what_is_no_number_is_silence() {
+        let mut samples = vec![f32::NAN; 16_000];
+        samples.extend([f32::INFINITY, f32::NEG_INFINITY, 1e30, -1e30].iter().cycle().take(16_000));
+        let out = run(&samples, &[1_000]);
+        assert!(out.frames.iter().all(|frame| frame.probability.is_finite() && frame.level_dbfs.is_finite()));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn any_chunking_gives_the_same_events(
+            from in 0_usize..80_000,
+            len in 0_usize..64_000,
+            cuts in prop::collection::vec(1_usize..5_000, 1..30),
+        ) {
+            let samples = &SPEECH[from..from + len];
+            let whole = run(samples, &[usize::MAX]);
+            assert_lawful(&whole, len as u64);
+            prop_assert_eq!(run(samples, &cuts), whole);
+        }
+
+        #[test]
+        fn the_hysteresis_is_lawful_for_any_probabilities(probabilities in prop::collection::vec(0.0_f32..1.0, 0..600)) {
+            let (mut activity, mut out) = (VoiceActivity::new(VadConfig::default()), VadOutput::default());
+            for (i, probability) in probabilities.iter().enumerate() {
+                activity.framed = (i as u64 + 1) * 256;
+                out.frames.push(FrameActivity { at_sample: i as u64 * 256, probability: *probability, level_dbfs: 0.0 });
+                activity.step(i as u64 * 256, 256, *probability, &mut out);
+            }
+            activity.finish(&mut out);
+            assert_lawful(&out, probabilities.len() as u64 * 256);
+        }
     }
 }

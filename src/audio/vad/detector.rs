@@ -27,6 +27,8 @@ const ABOVE_FLOOR_DB: f32 = 5.0;
 /// A floor of noise under everything the network hears. Its features are logarithms: digital silence is a place
 /// where it was never trained, and after which any noise sounds like a voice.
 const DITHER: f32 = 6e-4;
+/// The noise of the quiet room that the network has been in before the first sample.
+const WARM_UP_NOISE: f32 = 2e-3;
 /// The network is in the state of a quiet room before the first sample (measured: settled after 0.4 s).
 const WARM_UP_FRAMES: usize = 50;
 
@@ -74,7 +76,7 @@ impl VoiceDetector {
             scaled: vec![0.0; FRAME_SAMPLES],
         };
         for _ in 0..WARM_UP_FRAMES {
-            detector.listen();
+            detector.listen(WARM_UP_NOISE);
         }
         detector
     }
@@ -89,16 +91,19 @@ impl VoiceDetector {
         let level = level_dbfs(&self.clean);
         let floor = self.track(level);
         let Tonality { steady, pure } = self.tonality.push(&self.clean);
-        let heard = self.listen();
-        let gated =
-            level < MIN_LEVEL_DBFS || self.smooth_level < floor + ABOVE_FLOOR_DB || steady > MAX_STEADY || pure > MAX_PURE;
+        let heard = self.listen(DITHER);
+        let gated = level < MIN_LEVEL_DBFS
+            || self.smooth_level < floor + ABOVE_FLOOR_DB
+            || steady > MAX_STEADY
+            || pure > MAX_PURE;
         (if gated { 0.0 } else { heard }, level)
     }
 
     /// Follows the loudness and the noise floor; gives the floor.
     fn track(&mut self, level: f32) -> f32 {
         let above = level - self.loudness_dbfs;
-        self.loudness_dbfs += if above > 0.0 { above.min(LOUDNESS_RISE_DB) } else { above.max(-LOUDNESS_FALL_DB) };
+        self.loudness_dbfs +=
+            if above > 0.0 { above.min(LOUDNESS_RISE_DB) } else { above.max(-LOUDNESS_FALL_DB) };
         self.loudness_dbfs = self.loudness_dbfs.max(HEARD_AT_DBFS - MAX_GAIN_DB);
         // Two thirds old: single frames of noise scatter by a decibel or two.
         let step = if self.recent_levels.is_empty() { 1.0 } else { 1.0 / 3.0 };
@@ -114,13 +119,13 @@ impl VoiceDetector {
         floor
     }
 
-    fn listen(&mut self) -> f32 {
+    fn listen(&mut self, dither: f32) -> f32 {
         let gain = 10_f32.powf((HEARD_AT_DBFS - self.loudness_dbfs) / 20.0);
         for (scaled, sample) in self.scaled.iter_mut().zip(&self.clean) {
             // Numerical Recipes' generator: good enough for noise, the same in every run.
             self.dither = self.dither.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let noise = (self.dither >> 8) as f32 / 8_388_608.0 - 1.0;
-            *scaled = (sample * gain + noise * DITHER).clamp(-1.0, 1.0);
+            *scaled = (sample * gain + noise * dither).clamp(-1.0, 1.0);
         }
         self.network.predict_f32(&self.scaled).clamp(0.0, 1.0)
     }

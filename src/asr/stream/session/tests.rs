@@ -1,3 +1,5 @@
+//! Sessions over sound whose words are known to the sample.
+
 use proptest::prelude::*;
 
 use super::*;
