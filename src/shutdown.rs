@@ -258,7 +258,7 @@ mod tests {
         let shutdown = Shutdown::new();
         for _ in 0..100 {
             let (tx, rx) = tokio::sync::oneshot::channel();
-            shutdown.thread("short", move || tx.send(()).unwrap_or_default()).unwrap();
+            shutdown.thread("short", move || tx.send(()).unwrap()).unwrap();
             rx.await.unwrap();
         }
         assert!(shutdown.inner.threads.lock().len() < 50);
