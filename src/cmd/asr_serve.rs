@@ -15,13 +15,14 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  godctl asr-serve                                     the best model installed, else the built-in one
+  godctl asr-serve                            the best model installed, else the built-in one
   godctl asr-serve --model base.en --listen 0.0.0.0:8000
   godctl asr-serve --language de --max-sessions 4
-  curl http://127.0.0.1:8000/ready                     is the model loaded?
+  curl http://127.0.0.1:8000/ready            is the model loaded?
 
-Clients of WhisperLiveKit connect to ws://HOST:PORT/asr unchanged. They may add to the URL: language, task, prompt,
-hotwords, words=true. SIGTERM lets sessions finish what they have heard, then ends the server.")]
+Clients of WhisperLiveKit connect to ws://HOST:PORT/asr unchanged. They may add to the URL:
+language, task, prompt, hotwords, words=true. SIGTERM lets sessions finish what they have heard,
+then ends the server.")]
 pub(super) struct Args {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT")]

@@ -34,7 +34,7 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  godctl demo                                   watch speech become text, live, with the built-in model
+  godctl demo                                   watch speech become text, live
   godctl transcribe talk.mp3 --format srt       subtitles for a recording
   godctl transcribe --mic                       live captions
   godctl asr-serve --listen 127.0.0.1:8000      serve transcription to other programs

@@ -10,6 +10,7 @@
 mod audio;
 mod cli;
 mod config;
+mod demo;
 mod fake;
 mod fake_hub;
 mod layering;

@@ -128,7 +128,7 @@ impl Session {
 
     /// The error message, and the close code after it.
     async fn refusal(&mut self) -> (String, String, u16) {
-        let Tagged::Error { error, code } = self.tagged().await else { panic!("no error") };
+        let Tagged::Error { error, code, .. } = self.tagged().await else { panic!("no error") };
         match self.try_next().await {
             Err(ClientError::Closed { code: close, .. }) => (error, code, close),
             other => panic!("not closed: {other:?}"),

@@ -19,6 +19,8 @@ where
     let started = Instant::now();
     let mut model = match catch_unwind(AssertUnwindSafe(load)) {
         Ok(Ok(model)) => model,
+        // `Engine::ready` says again that the engine is not available.
+        Ok(Err(SttError::Unavailable(reason))) => return fail(shared, reason),
         Ok(Err(error)) => return fail(shared, error.to_string()),
         Err(_) => return fail(shared, "loading the model panicked".to_owned()),
     };

@@ -15,6 +15,7 @@
 //! [`Engine`]: super::engine::Engine
 //! [`Shutdown`]: crate::shutdown::Shutdown
 
+mod board;
 mod http;
 mod intake;
 mod listen;

@@ -8,29 +8,21 @@
 //!
 //! The session ends when the first of them says so; dropping the engine's stream then frees the slot.
 
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures_util::{
     Sink, SinkExt as _, StreamExt as _,
     stream::{SplitSink, SplitStream},
 };
-use parking_lot::Mutex;
-use serde::Serialize;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::mpsc,
     time::{Instant, MissedTickBehavior, sleep, sleep_until, timeout, timeout_at},
 };
 use tracing::{debug, info, warn};
 
 use super::{
+    board::{Board, text},
     intake::{Intake, IntakeError},
     listen::App,
 };
@@ -38,11 +30,9 @@ use crate::asr::{
     SttError,
     engine::{Stream, StreamOutput},
     protocols::native::{
-        BAD_PARAMETERS, CLOSE_BAD_PARAMETERS, Config, Tagged,
-        control::Control,
-        transcript::{Arrival, Change, Detail, Transcript},
+        BAD_PARAMETERS, CLOSE_BAD_PARAMETERS, Config, Tagged, control::Control, transcript::Detail,
     },
-    stream::{StreamEvent, seconds},
+    stream::StreamEvent,
 };
 
 /// The client may close now.
@@ -87,12 +77,17 @@ impl From<SttError> for Refusal {
             error if error.is_retryable() => (CLOSE_TRY_AGAIN, "try again later"),
             _ => (CLOSE_INTERNAL, "internal error"),
         };
-        Self { error: say_error(&error.to_string(), error.code()), code, reason }
+        let error = Tagged::Error {
+            error: error.to_string(),
+            code: error.code().to_owned(),
+            retry_after: error.retry_after().map(|wait| wait.as_secs()),
+        };
+        Self { error, code, reason }
     }
 }
 
 fn say_error(error: &str, code: &str) -> Tagged {
-    Tagged::Error { error: error.to_owned(), code: code.to_owned() }
+    Tagged::Error { error: error.to_owned(), code: code.to_owned(), retry_after: None }
 }
 
 /// Tells a client why it gets no session, and closes.
@@ -131,74 +126,6 @@ enum Reply {
     Ended,
 }
 
-/// What the loops share: the transcript, and what its lag is measured by.
-#[derive(Debug)]
-struct Board {
-    state: Mutex<BoardState>,
-    changed: Notify,
-    /// Samples handed to the engine.
-    received: Arc<AtomicU64>,
-}
-
-#[derive(Debug)]
-struct BoardState {
-    transcript: Transcript,
-    /// The next state differs from the last one sent.
-    dirty: bool,
-    first_audio: Option<Instant>,
-}
-
-impl Board {
-    fn new(detail: Detail, retention: usize) -> Self {
-        let transcript = Transcript::new(detail, retention);
-        let state = BoardState { transcript, dirty: true, first_audio: None };
-        Self { state: Mutex::new(state), changed: Notify::new(), received: Arc::default() }
-    }
-
-    fn apply(&self, event: &StreamEvent) {
-        let mut state = self.state.lock();
-        if state.transcript.apply(event) == Change::Visible {
-            state.dirty = true;
-            self.changed.notify_one();
-        }
-    }
-
-    fn fail(&self, message: String) {
-        let mut state = self.state.lock();
-        state.transcript.fail(message);
-        state.dirty = true;
-        self.changed.notify_one();
-    }
-
-    /// Starts the clock that `remaining_time_transcription` is measured by.
-    fn audio_arrived(&self) {
-        self.state.lock().first_audio.get_or_insert_with(Instant::now);
-    }
-
-    fn received_s(&self) -> f64 {
-        seconds(self.received.load(Ordering::Relaxed))
-    }
-
-    /// The newest state as a message, if it differs from the last one taken.
-    fn take(&self) -> Option<Message> {
-        let mut state = self.state.lock();
-        if !std::mem::take(&mut state.dirty) {
-            return None;
-        }
-        let elapsed_s = state.first_audio.map_or(0.0, |first| first.elapsed().as_secs_f64());
-        let arrival = Arrival { received_s: self.received_s(), elapsed_s };
-        Some(text(&state.transcript.update(arrival)))
-    }
-}
-
-fn text(message: &impl Serialize) -> Message {
-    match serde_json::to_string(message) {
-        Ok(json) => Message::text(json),
-        // Strings, numbers and lists: there is nothing in our messages that JSON lacks.
-        Err(error) => unreachable!("a message is always JSON: {error}"),
-    }
-}
-
 impl Session {
     /// Runs until the client has gone, or the server closes.
     pub(super) async fn run(self, socket: WebSocket) {
@@ -219,7 +146,7 @@ impl Session {
             over = write(&app, &mut sink, &config, &board, queue) => over,
             over = listen(output, &board, &replies) => over,
         };
-        let (audio_s, lines) = (board.received_s(), board.state.lock().transcript.line_count());
+        let (audio_s, lines) = (board.received_s(), board.line_count());
         let ended = match &over {
             Over::PeerGone(how) => *how,
             Over::Closing { reason, .. } => reason,
@@ -436,7 +363,7 @@ async fn write_all(
             }
             Some(Reply::Ended) | None => {
                 // Said again even if nothing changed: the last state before the end is the whole transcript.
-                board.state.lock().dirty = true;
+                board.repeat();
                 out.send_state(board).await?;
                 return out.send(text(&Tagged::ReadyToStop)).await;
             }

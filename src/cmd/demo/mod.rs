@@ -15,11 +15,12 @@ pub(super) use play::run;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  godctl demo                            watch words become final, at the pace of speech (35 s)
-  godctl demo --fast                     as fast as this machine can
-  godctl demo --json | tail -n 1 | jq .wer
+  godctl demo                      watch words become final, at the pace of speech (35 s)
+  godctl demo --fast               as fast as this machine can
+  godctl demo --json | tail -n 1   the figures alone
 
-Exits with 0 when the recordings were transcribed, whatever the figures, and with 1 when a part failed.")]
+Exits with 0 when the recordings were transcribed, whatever the figures, and with 1 when a part
+failed.")]
 pub(super) struct Args {
     /// Send the audio at once instead of at the pace of speech; latencies are not measured then
     #[arg(long)]

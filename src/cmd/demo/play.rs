@@ -63,7 +63,7 @@ async fn play(args: &Args, context: &Context) -> anyhow::Result<()> {
 
     let (sender, mut receiver) = client::connect(&format!("ws://{address}/asr?words=true")).await?;
     let mut watch = Watch::new(&recordings);
-    let captions = Captions::new(std::io::stdout(), context.terminal.stdout, &recordings);
+    let captions = Captions::new(Stdout::lock(), context.terminal.stdout, &recordings);
     let sending = send(sender, recordings::soundtrack(&recordings), args);
     let ((sender, sent), ()) = tokio::try_join!(sending, receive(&mut receiver, &mut watch, captions))?;
     sender.close().await?;
@@ -101,7 +101,7 @@ async fn send(mut sender: Sender, soundtrack: Vec<f32>, args: &Args) -> anyhow::
 async fn receive(
     receiver: &mut Receiver,
     watch: &mut Watch<'_>,
-    mut captions: Captions<'_, std::io::Stdout>,
+    mut captions: Captions<'_, Stdout>,
 ) -> anyhow::Result<()> {
     loop {
         let message = receiver.next().await?.context("the server ended the session early")?;

@@ -38,8 +38,9 @@ impl<'a, W: Write> Captions<'a, W> {
         if self.stream.is_terminal
             && let (Some(recording), Some(caption)) = (self.recordings.get(running), captions.get(running))
         {
-            let (dim, plain) = if self.stream.color { (DIM, PLAIN) } else { ("", "") };
             let Caption { committed, tail } = caption;
+            let dimmed = self.stream.color && !tail.is_empty();
+            let (dim, plain) = if dimmed { (DIM, PLAIN) } else { ("", "") };
             let space = if committed.is_empty() || tail.is_empty() { "" } else { " " };
             let name = recording.name;
             write!(self.out, "{REDRAW}{name}  {committed}{space}{dim}{tail}{plain}{WRAP}")?;

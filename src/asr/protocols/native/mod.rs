@@ -44,6 +44,9 @@ pub enum Tagged {
         error: String,
         /// For programs, such as `busy` or `bad_request`.
         code: String,
+        /// Seconds after which the same may succeed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after: Option<u64>,
     },
     /// Everything sent before the marker of this name has been dealt with, and its words were in an update before.
     Marker {
@@ -297,7 +300,16 @@ mod tests {
         };
         let messages = [
             Tagged::Config(Box::new(config)),
-            Tagged::Error { error: "task: 'sing' is not a task".to_owned(), code: "bad_request".to_owned() },
+            Tagged::Error {
+                error: "task: 'sing' is not a task".to_owned(),
+                code: "bad_request".to_owned(),
+                retry_after: None,
+            },
+            Tagged::Error {
+                error: "all slots are taken".to_owned(),
+                code: "busy".to_owned(),
+                retry_after: Some(5),
+            },
             Tagged::Marker { name: "m1".to_owned() },
             Tagged::ReadyToStop,
         ];
