@@ -18,6 +18,7 @@ mod models;
 mod project;
 mod readme;
 mod server;
+mod soak;
 mod support;
 mod transcribe;
 mod wav;

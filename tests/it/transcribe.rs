@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{BufRead as _, Write as _},
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -310,4 +310,92 @@ fn nothing_to_do_is_said() {
     let ran = home.godctl(&["transcribe"]);
     assert_eq!(ran.code, Some(2), "{}", ran.stderr);
     assert!(ran.stderr.contains("--mic"), "{}", ran.stderr);
+}
+
+/// A server that ends with its test.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// What a session over the real websocket commits, line by line.
+async fn over_the_websocket(address: &str, samples: &[f32], paced: bool) -> String {
+    use godctl::asr::{
+        client::{self, Pacer},
+        protocols::native::ServerMessage,
+    };
+    let (mut sender, mut receiver) = client::connect(&format!("ws://{address}/asr")).await.unwrap();
+    let sending = async {
+        let pacer = Pacer::start();
+        let mut sent = 0;
+        for chunk in samples.chunks(if paced { 1_600 } else { 50_000 }) {
+            sent += chunk.len() as u64;
+            if paced {
+                pacer.heard(sent).await;
+            }
+            sender.audio(chunk).await.unwrap();
+        }
+        sender.end().await.unwrap();
+    };
+    let receiving = async {
+        let mut text = String::new();
+        while let Ok(Some(message)) = receiver.next().await {
+            match message {
+                ServerMessage::State(state) => {
+                    let lines = state.lines.iter().map(|line| line.text.as_str());
+                    text =
+                        lines.map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
+                }
+                ServerMessage::Tagged(tagged) if format!("{tagged:?}").contains("ReadyToStop") => break,
+                ServerMessage::Tagged(_) => {}
+            }
+        }
+        text
+    };
+    tokio::join!(sending, receiving).1
+}
+
+#[tokio::test]
+async fn the_file_the_websocket_in_real_time_and_the_websocket_at_once_say_the_same() {
+    let home = Home::new();
+    let mut server = home.command("godctl");
+    server.args(["asr-serve", "--listen", "127.0.0.1:0", "--model", "command-en"]).stdout(Stdio::piped());
+    let mut server = Running(server.spawn().unwrap());
+    let mut first = String::new();
+    std::io::BufReader::new(server.0.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+    let address = first.split("http://").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    while !String::from_utf8_lossy(&http_get(&address, "/ready").await).starts_with("HTTP/1.1 200") {}
+
+    // Ten seconds with three utterances in the vocabulary, and eleven of a president who is not.
+    let (long, _) = wav::read(&fixture("command-en/long.wav"));
+    let (jfk, _) = wav::read(&fixture("jfk.wav"));
+    for (name, samples) in [("long", &long[..10 * 16_000]), ("jfk", &jfk[..])] {
+        let path = home.path().join(name).with_extension("wav");
+        fs::write(&path, wav::wav(samples, 16_000, 1, Encoding::S16)).unwrap();
+        let file = transcribe(&home, &[&path], &[]);
+        assert_eq!(file.code, Some(0), "{}", file.stderr);
+        let (paced, at_once) = tokio::join!(
+            over_the_websocket(&address, samples, true),
+            over_the_websocket(&address, samples, false)
+        );
+        assert_eq!(at_once, file.stdout.trim(), "{name} at once");
+        assert_eq!(paced, at_once, "{name} in real time");
+        assert!(!at_once.is_empty());
+    }
+}
+
+async fn http_get(address: &str, path: &str) -> Vec<u8> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    socket
+        .write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).await.unwrap();
+    answer
 }
