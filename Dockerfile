@@ -12,8 +12,8 @@ ARG RUSTFLAGS="-C target-cpu=x86-64-v3"
 
 # The dependencies alone, against an empty program: this layer stays until Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src tests/it \
-    && touch src/lib.rs tests/it/main.rs \
+RUN mkdir -p src tests/it benches \
+    && touch src/lib.rs tests/it/main.rs benches/asr.rs \
     && echo 'fn main() {}' > src/main.rs \
     && cargo build --locked --profile dist --bin godctl \
     && rm -r src tests/it
@@ -33,7 +33,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --create-home --home-dir /data godctl
 COPY --from=build /build/target/dist/godctl /usr/local/bin/godctl
-COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/godctl/
+COPY LICENSE-MIT LICENSE-APACHE assets/NOTICE /usr/share/doc/godctl/
 USER 10001
 WORKDIR /data
 VOLUME /data

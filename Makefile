@@ -72,9 +72,10 @@ lint: deps ## Check format, lints, documentation and scripts
 	@if command -v shellcheck >/dev/null 2>&1; then shellcheck .ci/run; fi
 	@echo "make lint: nothing to complain about"
 
-bench: deps ## Measure speed and latency of the built-in model on this machine
-	@cargo build --release --locked
-	@target/release/godctl demo --fast --json
+bench: deps ## Measure the engine beside stock candle, and the live path
+	@cargo bench --quiet --locked --bench asr
+	@cargo build --quiet --release --locked
+	@target/release/godctl demo | sed -n '/^model /,$$p'
 
 doc: deps ## Build the documentation of the code, private parts included
 	@cargo doc --locked --no-deps --document-private-items

@@ -43,7 +43,7 @@ pub(super) struct Shared {
     pub(super) gate: Box<dyn Fn() -> Box<dyn VoiceGate> + Send + Sync>,
 }
 
-/// Dropped with the last [`Engine`].
+/// Dropped with the last [`super::Engine`].
 pub(super) struct LastHandle(pub(super) Arc<Shared>);
 
 impl Drop for LastHandle {

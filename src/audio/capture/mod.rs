@@ -1,6 +1,6 @@
 //! Live input: the microphone, or a file that is released by the clock, as one stream of [`CaptureEvent`]s.
 //!
-//! Each input has a named thread, started through [`Shutdown::thread`]; it ends when the root token is cancelled
+//! Each input has a named thread, started through [`crate::shutdown::Shutdown::thread`]; it ends when the root token is cancelled
 //! or when the [`Capture`] is dropped. The sound card's own callback belongs to the operating system: it mixes
 //! into a ring and touches nothing else, so it never allocates, locks or logs. Nothing is lost in silence: what
 //! the ring or the consumer had no room for is counted and reported, in samples, at the place where it is missing.
