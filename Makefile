@@ -68,6 +68,8 @@ test: deps ## Run all tests
 lint: deps ## Check format, lints, documentation and scripts
 	@cargo fmt --check
 	@cargo clippy --quiet --locked --all-targets -- -D warnings
+	@if command -v nvcc >/dev/null 2>&1; then cargo clippy --quiet --locked --features cuda -- -D warnings; fi
+	@if [ "$$(uname -s)" = Darwin ]; then cargo clippy --quiet --locked --features metal -- -D warnings; fi
 	@RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --quiet --locked --no-deps --document-private-items
 	@if command -v shellcheck >/dev/null 2>&1; then shellcheck .ci/run; fi
 	@echo "make lint: nothing to complain about"

@@ -169,7 +169,7 @@ pub enum AudioError {
         device: String,
     },
     /// The device was there and is gone.
-    #[error("microphone {device:?} was lost; plug it in again, or choose another input")]
+    #[error("microphone {device:?} is not there any more; plug it in again, or choose another input")]
     DeviceLost {
         /// The device's name.
         device: String,

@@ -11,6 +11,9 @@ use super::{
 };
 use crate::audio::AudioError;
 
+/// How ALSA describes the plugin that records silence, which is no microphone.
+const NULL_DEVICE: &str = "Discard all samples";
+
 /// The operating system's default audio host.
 pub(super) struct CpalBackend;
 
@@ -18,7 +21,11 @@ impl Backend for CpalBackend {
     fn open(&mut self, options: &CaptureOptions, sink: Sink) -> Result<Opened, AudioError> {
         let device = choose(options)?;
         let name = name_of(&device);
-        let failed = |error: cpal::Error| device_error(&name, &error);
+        let failed = |error: cpal::Error| match device_error(&name, &error) {
+            // ALSA always has a default; that it is not there is only seen when it is opened.
+            AudioError::DeviceLost { .. } if options.device.is_none() => AudioError::NoDevice { reason: none_at_all() },
+            error => error,
+        };
         let supported = device.default_input_config().map_err(failed)?;
         let config = supported.config();
         let stream = match supported.sample_format() {
@@ -101,6 +108,9 @@ pub(super) fn list() -> Result<Vec<InputDevice>, AudioError> {
     Ok(devices
         .filter_map(|device| {
             let name = name_of(&device);
+            if name.starts_with(NULL_DEVICE) {
+                return None;
+            }
             let ranges: Vec<_> = device.supported_input_configs().ok()?.collect();
             Some(InputDevice {
                 is_default: default.as_ref() == Some(&name),
