@@ -6,34 +6,14 @@ use super::{handle::INBOX, *};
 use crate::{
     asr::{
         Hypothesis, SttError, Transcriber, Window, Word,
-        stream::{GateFrame, Samples, StreamEvent, VoiceGate, join, seconds},
+        stream::{Samples, StreamEvent, VoiceGate, join, seconds, testkit::Loud},
     },
     shutdown::Shutdown,
 };
 
-/// Every non-silent stretch is speech; it ends after 100 ms of silence.
-#[derive(Default)]
-struct Loud {
-    clock: Samples,
-    silent: u32,
-    open: bool,
-}
-
-impl VoiceGate for Loud {
-    fn frame_len(&self) -> usize {
-        160
-    }
-
-    fn frame(&mut self, frame: &[f32]) -> GateFrame {
-        let start = self.clock;
-        self.clock += 160;
-        let loud = frame.iter().any(|s| *s != 0.0);
-        self.silent = if loud { 0 } else { self.silent + 1 };
-        let started = (loud && !self.open).then_some(start);
-        let ended = (self.open && self.silent == 10).then(|| self.clock - 1_600);
-        self.open = (self.open || loud) && ended.is_none();
-        GateFrame { started, ended }
-    }
+/// An utterance ends after 100 ms of silence.
+fn gate() -> Box<dyn VoiceGate> {
+    Box::new(Loud::new(0, 10))
 }
 
 /// Hears one word a window, named after the loudest sample; can be held up and can panic.
@@ -86,13 +66,7 @@ fn info() -> ModelInfo {
 
 fn engine(shutdown: &Shutdown, max_sessions: usize, hold: Option<std_mpsc::Receiver<()>>) -> Engine {
     let config = EngineConfig { max_sessions, max_batch: 4 };
-    Engine::start(
-        shutdown,
-        config,
-        || Box::new(Loud::default()),
-        move || Ok(Box::new(Fake { info: info(), hold })),
-    )
-    .unwrap()
+    Engine::start(shutdown, config, gate, move || Ok(Box::new(Fake { info: info(), hold }))).unwrap()
 }
 
 fn options() -> StreamOptions {
@@ -198,12 +172,9 @@ async fn a_panic_in_the_model_is_an_error_of_that_window_only() {
 #[tokio::test]
 async fn a_model_that_cannot_be_loaded_is_said_to_everyone_who_asks() {
     let shutdown = Shutdown::new();
-    let engine = Engine::start(
-        &shutdown,
-        EngineConfig::default(),
-        || Box::new(Loud::default()),
-        || Err(SttError::Unavailable("no such file".to_owned())),
-    )
+    let engine = Engine::start(&shutdown, EngineConfig::default(), gate, || {
+        Err(SttError::Unavailable("no such file".to_owned()))
+    })
     .unwrap();
     assert!(
         matches!(engine.ready().await, Err(SttError::Unavailable(reason)) if reason.contains("no such file"))

@@ -10,6 +10,8 @@
 pub mod agreement;
 pub mod gate;
 pub mod session;
+#[cfg(test)]
+pub(crate) mod testkit;
 
 use super::Word;
 use crate::audio::SAMPLE_RATE_HZ;

@@ -23,7 +23,9 @@ impl Backend for CpalBackend {
         let name = name_of(&device);
         let failed = |error: cpal::Error| match device_error(&name, &error) {
             // ALSA always has a default; that it is not there is only seen when it is opened.
-            AudioError::DeviceLost { .. } if options.device.is_none() => AudioError::NoDevice { reason: none_at_all() },
+            AudioError::DeviceLost { .. } if options.device.is_none() => {
+                AudioError::NoDevice { reason: none_at_all() }
+            }
             error => error,
         };
         let supported = device.default_input_config().map_err(failed)?;

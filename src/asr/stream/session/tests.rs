@@ -3,39 +3,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::asr::stream::StreamConfig;
+use crate::asr::stream::{
+    StreamConfig,
+    testkit::{FRAME, Loud},
+};
 
-const FRAME: usize = 160;
-
-/// Speech is anything that is not zero; it starts at once and ends after 20 silent frames (200 ms).
-#[derive(Debug, Default)]
-struct Loud {
-    clock: Samples,
-    silent: u32,
-    open: bool,
-}
-
-impl VoiceGate for Loud {
-    fn frame_len(&self) -> usize {
-        FRAME
-    }
-
-    fn frame(&mut self, frame: &[f32]) -> GateFrame {
-        let start = self.clock;
-        self.clock += frame.len() as Samples;
-        if frame.iter().any(|s| *s != 0.0) {
-            self.silent = 0;
-            let started = (!self.open).then(|| start.saturating_sub(samples_of_ms(300)));
-            self.open = true;
-            return GateFrame { started, ended: None };
-        }
-        self.silent += 1;
-        let ended = (self.open && self.silent == 20).then(|| self.clock - 20 * FRAME as Samples);
-        if ended.is_some() {
-            self.open = false;
-        }
-        GateFrame { started: None, ended }
-    }
+/// The end is noticed after 200 ms of silence.
+fn gate() -> Loud {
+    Loud::new(samples_of_ms(300), 20)
 }
 
 /// A word is a run of one value: word 7 is 0.07, 0.07, ... A word cut off by the end of the window is misheard.
@@ -77,7 +52,7 @@ fn config() -> StreamConfig {
 }
 
 fn run(audio: &[f32], chunks: &[usize], config: &StreamConfig) -> Vec<StreamEvent> {
-    let mut session = Session::new(Loud::default(), config.clone());
+    let mut session = Session::new(gate(), config.clone());
     let mut events = Vec::new();
     let mut sizes = chunks.iter().copied().cycle();
     let mut rest = audio;
@@ -158,7 +133,7 @@ fn speech_without_a_pause_is_cut_between_words_and_none_is_lost() {
 #[test]
 fn a_flush_makes_everything_final_at_once_and_markers_come_after_it() {
     let audio = speak(&[100, 50, 50]);
-    let mut session = Session::new(Loud::default(), config());
+    let mut session = Session::new(gate(), config());
     let mut events = Vec::new();
     let mut done = 0;
     while done < audio.len() {
@@ -176,7 +151,7 @@ fn a_flush_makes_everything_final_at_once_and_markers_come_after_it() {
 #[test]
 fn a_failed_last_decode_says_so_and_keeps_what_was_heard_before() {
     let audio = speak(&[100, 50, 50, 50, 50]);
-    let mut session = Session::new(Loud::default(), config());
+    let mut session = Session::new(gate(), config());
     let mut events = Vec::new();
     let mut done = 0;
     while done < audio.len() {
@@ -195,7 +170,7 @@ fn a_failed_last_decode_says_so_and_keeps_what_was_heard_before() {
 
 #[test]
 fn silence_says_nothing_and_keeps_nothing() {
-    let mut session = Session::new(Loud::default(), config());
+    let mut session = Session::new(gate(), config());
     let minute = vec![0.0; 60 * 16_000];
     for _ in 0..30 {
         assert_eq!(session.push(&minute), minute.len());
