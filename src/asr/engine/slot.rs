@@ -28,8 +28,9 @@ impl Input {
     pub(super) fn cost(&self) -> u32 {
         match self {
             Self::Audio(samples) => u32::try_from(samples.len()).unwrap_or(u32::MAX),
-            // Markers are text from the client: a thousand of them count like 60 ms of audio.
-            Self::Flush | Self::Marker(_) | Self::End => 1,
+            // Markers carry text from the client: 3,000 of them fill an inbox.
+            Self::Marker(_) => 160,
+            Self::Flush | Self::End => 1,
         }
     }
 }
