@@ -79,6 +79,25 @@ fn resident_kb() -> u64 {
     0
 }
 
+/// Set for the process that a test starts for itself.
+const ALONE: &str = "GODCTL_TEST_ALONE";
+
+/// Runs a test's body in a process of its own, because memory can only be measured where nothing else runs.
+fn alone(test: &str, body: impl FnOnce()) {
+    #[allow(clippy::disallowed_methods, reason = "how the test tells itself from its child")]
+    if std::env::var_os(ALONE).is_some() {
+        return body();
+    }
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success(), "{printed}{}", String::from_utf8_lossy(&child.stderr));
+    assert!(printed.contains("1 passed"), "{test} is not the name of a test: {printed}");
+}
+
 /// Thirty minutes of a sound, ten seconds at a time: no word may be committed and memory may not grow.
 fn nobody_speaks(name: &str, mut sound: impl FnMut(usize) -> f32) {
     let mut pipeline = Pipeline::new();
@@ -113,16 +132,18 @@ impl Noise {
 
 #[test]
 fn half_an_hour_of_silence_says_nothing() {
-    nobody_speaks("silence", |_| 0.0);
+    alone("soak::half_an_hour_of_silence_says_nothing", || nobody_speaks("silence", |_| 0.0));
 }
 
 #[test]
 fn half_an_hour_of_white_noise_says_nothing() {
-    let mut noise = Noise(0x5EED);
-    // From a whisper (-50 dB) to a waterfall (-10 dB), a new level each minute.
-    nobody_speaks("white noise", |i| {
-        let level = 10f32.powf(-50.0 / 20.0 + (i / (60 * SECOND) % 5) as f32 * 0.5);
-        noise.next() * level
+    alone("soak::half_an_hour_of_white_noise_says_nothing", || {
+        let mut noise = Noise(0x5EED);
+        // From a whisper (-50 dB) to a waterfall (-10 dB), a new level each minute.
+        nobody_speaks("white noise", |i| {
+            let level = 10f32.powf(-50.0 / 20.0 + (i / (60 * SECOND) % 5) as f32 * 0.5);
+            noise.next() * level
+        });
     });
 }
 
@@ -130,7 +151,7 @@ fn half_an_hour_of_white_noise_says_nothing() {
 fn half_an_hour_of_tones_like_music_says_nothing() {
     const SCALE: [f32; 8] = [261.6, 293.7, 329.6, 349.2, 392.0, 440.0, 493.9, 523.3];
     // Chords of two notes with four partials each that ring and fade, three a second, now loud and now soft.
-    nobody_speaks("tones", |i| {
+    let music = |i: usize| {
         let note = i / (SECOND / 3);
         let t = (i % (SECOND / 3)) as f32 / SECOND as f32;
         let envelope = (-6.0 * t).exp() * (t * 200.0).min(1.0);
@@ -138,7 +159,8 @@ fn half_an_hour_of_tones_like_music_says_nothing() {
         let (low, high) = (SCALE[note * 5 % 8], SCALE[(note * 3 + 2) % 8]);
         let loudness = [0.2, 0.1, 0.05][note / 90 % 3];
         (voice(low) + voice(high)) * envelope * loudness
-    });
+    };
+    alone("soak::half_an_hour_of_tones_like_music_says_nothing", || nobody_speaks("tones", music));
 }
 
 #[test]
