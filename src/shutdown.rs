@@ -143,6 +143,25 @@ impl Shutdown {
         Ok(())
     }
 
+    /// Starts a named OS thread that nobody waits for at the end, because it may be blocked in a read that cannot be
+    /// ended from outside (a pipe that says nothing, a file on a dead server). It must own nothing that needs an
+    /// orderly end. A panic in it is fatal.
+    ///
+    /// # Errors
+    /// When the operating system refuses another thread.
+    pub fn unjoined_thread<F>(&self, name: &'static str, body: F) -> std::io::Result<()>
+    where
+        F: FnOnce() + Send + 'static,
+    {
+        let this = self.clone();
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            if std::panic::catch_unwind(AssertUnwindSafe(body)).is_err() {
+                this.fail(name, "panicked".to_owned());
+            }
+        })?;
+        Ok(())
+    }
+
     /// Records a fatal error (the first one wins) and asks everything to stop.
     pub fn fail(&self, part: &'static str, reason: String) {
         error!(part, reason, "a critical part failed, stopping");
@@ -274,5 +293,16 @@ mod tests {
         shutdown.thread("reader", move || while rx.recv().is_ok() {}).unwrap();
         drop(tx);
         shutdown.finish(Duration::from_secs(5)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_is_stuck_in_a_read_is_not_waited_for() {
+        let shutdown = Shutdown::new();
+        let (stuck, never) = std::sync::mpsc::sync_channel::<()>(0);
+        shutdown.unjoined_thread("stuck", move || drop(never.recv())).unwrap();
+        let started = Instant::now();
+        shutdown.finish(Duration::from_secs(60)).await.unwrap();
+        assert!(started.elapsed() < Duration::from_secs(30));
+        drop(stuck);
     }
 }

@@ -211,7 +211,7 @@ fn write_vtt(out: &mut dyn io::Write, transcript: &Transcript, detail: Detail) -
 
 fn write_lrc(out: &mut dyn io::Write, transcript: &Transcript, detail: Detail) -> io::Result<()> {
     let stamp = |seconds: f64| {
-        let hundredths = millis(seconds) / 10;
+        let hundredths = (millis(seconds) + 5) / 10;
         format!("{:02}:{:02}.{:02}", hundredths / 6_000, hundredths / 100 % 60, hundredths % 100)
     };
     for cue in cues(transcript, Detail::Captions) {

@@ -170,6 +170,8 @@ pub struct ModelInfo {
     pub multilingual: bool,
     /// ISO codes it can be told to decode.
     pub languages: Vec<String>,
+    /// False for models that were never trained to read a prompt or hotwords, and lose words with one.
+    pub prompts: bool,
     /// Number of weights.
     pub parameters: u64,
     /// Where it runs, e.g. `cpu`.

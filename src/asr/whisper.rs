@@ -28,7 +28,7 @@ use super::{
         source::Files,
     },
     tokenizer::{TOKENIZER_FILE, Tokenizer},
-    weights::ModelSource,
+    weights::{ModelFiles, ModelSource},
 };
 use crate::audio::SAMPLE_RATE_HZ;
 
@@ -118,6 +118,8 @@ impl WhisperTranscriber {
             window_s: dims.max_source_positions as f64 * SECONDS_PER_POSITION,
             multilingual: tokenizer.multilingual,
             languages,
+            // Its card says so: the text before never appeared in its training.
+            prompts: !matches!(source.files, ModelFiles::Embedded(_)),
             parameters: model.parameters,
             device: device::name(&device),
         };

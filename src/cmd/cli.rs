@@ -13,8 +13,8 @@ use std::{
 use clap::{ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use super::{
-    Context, Exit, Failure, StdoutClosed, Stream, Terminal, asr_serve, completions, config, demo, doctor,
-    models, transcribe, version,
+    Context, Exit, Failure, Stream, Terminal, asr_serve, completions, config, demo, doctor, models,
+    transcribe, version,
 };
 use crate::{
     config::{Color, ConfigError, Environment, Loaded, Loader, LogFormat, Overrides},
@@ -226,11 +226,7 @@ impl Session {
 
 /// Prints the error once, with its chain, and gives the exit code.
 fn report(error: &anyhow::Error) -> ExitCode {
-    let went_away = |cause: &(dyn std::error::Error + 'static)| {
-        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<StdoutClosed>)
-    };
-    if error.chain().any(went_away) {
+    if super::is_stdout_closed(error) {
         return ExitCode::SUCCESS;
     }
     let failure = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());

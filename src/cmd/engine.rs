@@ -15,7 +15,7 @@ use crate::{
         whisper::{LoadOptions, WhisperTranscriber},
     },
     audio::vad::VadConfig,
-    config::{Asr, Config, Device, Overrides, Paths, Task, Vad},
+    config::{AUTO, Asr, Config, Device, Overrides, Paths, Task, Vad},
     shutdown::Shutdown,
 };
 
@@ -26,7 +26,7 @@ pub(crate) struct ModelArgs {
     /// The model: a name from `godctl models list`, owner/name, or a directory
     #[arg(long, value_name = "NAME")]
     pub(super) model: Option<String>,
-    /// The language spoken, as an ISO code; detected where this is not given
+    /// The language spoken, as an ISO code, or auto to detect it
     #[arg(long, value_name = "CODE")]
     language: Option<String>,
     /// Write down the language spoken, or its translation into English
@@ -93,7 +93,7 @@ pub(super) fn start(config: &Config, paths: &Paths, shutdown: &Shutdown) -> anyh
 /// How the configuration has windows decoded.
 pub(super) fn decode_options(asr: &Asr) -> DecodeOptions {
     DecodeOptions {
-        language: asr.language.clone(),
+        language: asr.language.clone().filter(|language| language != AUTO),
         task: match asr.task {
             Task::Transcribe => asr::Task::Transcribe,
             Task::Translate => asr::Task::Translate,

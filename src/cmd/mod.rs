@@ -122,6 +122,14 @@ fn complain(error: &anyhow::Error) {
     drop(writeln!(io::stderr(), "error: {error:#}"));
 }
 
+/// Whether an error says that nobody reads standard output any more, which ends a command quietly.
+fn is_stdout_closed(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<StdoutClosed>)
+    })
+}
+
 /// The width of the terminal in columns; 80 where nobody knows.
 fn terminal_width() -> usize {
     terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0))

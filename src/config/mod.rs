@@ -130,7 +130,7 @@ pub struct Asr {
     pub device: Device,
     /// Threads for inference; unset means one for each physical core.
     pub threads: Option<u32>,
-    /// ISO code such as `en`; unset means to detect it.
+    /// ISO code such as `en`; unset or `auto` means to detect it.
     pub language: Option<String>,
     /// Write down the language spoken, or its translation into English.
     pub task: Task,
@@ -360,8 +360,9 @@ impl Config {
         rule(within(asr.agreement, 1..=8), "asr.agreement", "want 1 (commit at once) to 8")?;
         rule((1..=16).contains(&asr.beam_size), "asr.beam_size", "want 1 (greedy) to 16")?;
         if let Some(language) = &asr.language {
-            let code = (2..=3).contains(&language.len()) && language.bytes().all(|b| b.is_ascii_lowercase());
-            rule(code, "asr.language", "want an ISO code such as en; leave it out to detect the language")?;
+            let code = language == AUTO
+                || (2..=3).contains(&language.len()) && language.bytes().all(|b| b.is_ascii_lowercase());
+            rule(code, "asr.language", "want an ISO code such as en, or auto to detect the language")?;
         }
 
         let http = models.endpoint.starts_with("http://") || models.endpoint.starts_with("https://");
@@ -372,6 +373,9 @@ impl Config {
         rule((1..=600).contains(&shutdown.deadline_s), "shutdown.deadline_s", "want 1 to 600")
     }
 }
+
+/// The value of `asr.language` that means the same as none: detect it.
+pub const AUTO: &str = "auto";
 
 /// The names of the levels, quietest first.
 pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

@@ -130,6 +130,7 @@ pub(crate) fn info() -> ModelInfo {
         name: "fake".to_owned(),
         window_s: 10.0,
         multilingual: true,
+        prompts: true,
         languages: vec!["en".to_owned(), "fr".to_owned()],
         parameters: 0,
         device: "none".to_owned(),

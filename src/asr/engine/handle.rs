@@ -142,6 +142,12 @@ fn check(info: &ModelInfo, options: &DecodeOptions) -> Result<(), SttError> {
             )));
         }
     }
+    if !info.prompts && (options.prompt.is_some() || options.hotwords.is_some()) {
+        return Err(SttError::BadRequest(format!(
+            "model '{}' takes neither a prompt nor hotwords and would lose words; leave them out or use a Whisper model",
+            info.name
+        )));
+    }
     if options.task == Task::Translate && !info.multilingual {
         return Err(SttError::BadRequest(format!(
             "model '{}' is English-only and cannot translate; use a multilingual model",

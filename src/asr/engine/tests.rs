@@ -59,6 +59,7 @@ fn info() -> ModelInfo {
         window_s: 10.0,
         multilingual: false,
         languages: vec!["en".to_owned()],
+        prompts: false,
         parameters: 0,
         device: "none".to_owned(),
     }
@@ -190,5 +191,8 @@ async fn what_the_model_cannot_do_is_refused_before_a_slot_is_taken() {
     let french = DecodeOptions { language: Some("fr".to_owned()), ..DecodeOptions::default() };
     let refused = engine.open(StreamOptions { decode: french, ..StreamOptions::default() });
     assert!(matches!(refused, Err(SttError::BadRequest(message)) if message.contains("it knows: en")));
+    let prompted = DecodeOptions { prompt: Some("hello".to_owned()), ..DecodeOptions::default() };
+    let refused = engine.open(StreamOptions { decode: prompted, ..StreamOptions::default() });
+    assert!(matches!(refused, Err(SttError::BadRequest(message)) if message.contains("neither a prompt")));
     assert_eq!(engine.stats().active, 0);
 }

@@ -31,7 +31,8 @@ where
 }
 
 fn fail(shared: &Shared, reason: String) {
-    error!(reason, "the model could not be loaded");
+    // Whoever needs the engine says it; here it would only be said twice.
+    debug!(reason, "the model could not be loaded");
     shared.state.send_replace(EngineState::Failed(reason));
 }
 

@@ -335,8 +335,8 @@ impl<G: VoiceGate> Session<G> {
         let words = utterance.policy.committed().to_vec();
         self.events.push_back(StreamEvent::UtteranceEnded(Utterance {
             index: utterance.index,
-            start: seconds(utterance.start),
-            end: seconds(end),
+            start: to_millisecond(seconds(utterance.start)),
+            end: to_millisecond(seconds(end)),
             text: join(&words),
             words,
             language: hypothesis.language.clone(),
@@ -366,14 +366,19 @@ fn believed<'a>(config: &StreamConfig, policy: &LocalAgreement, hypothesis: &'a 
     if config.believes(hypothesis) || !policy.committed().is_empty() { &hypothesis.words } else { &[] }
 }
 
+/// To the millisecond, which is finer than any word is timed.
+fn to_millisecond(seconds: f64) -> f64 {
+    (seconds * 1_000.0).round() / 1_000.0
+}
+
 /// Moves words from the clock of the window to the clock of the stream, inside the window.
 fn on_stream_clock(words: &[Word], start: Samples, end: Samples) -> Vec<Word> {
     let (offset, limit) = (seconds(start), seconds(end));
     words
         .iter()
         .map(|word| Word {
-            start: (word.start + offset).min(limit),
-            end: (word.end + offset).min(limit),
+            start: to_millisecond((word.start + offset).min(limit)),
+            end: to_millisecond((word.end + offset).min(limit)),
             ..word.clone()
         })
         .collect()

@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{
     Capture, CaptureEvent, CaptureOptions, InputDevice, device, device::CpalBackend, worker::Worker,
@@ -78,17 +78,14 @@ where
             let (event, over) = match source.next_chunk() {
                 Ok(Some(samples)) => (CaptureEvent::Samples(samples), false),
                 Ok(None) => (CaptureEvent::Ended(Ok(())), true),
-                Err(error) => {
-                    warn!(%error, "the input file broke off");
-                    (CaptureEvent::Ended(Err(error)), true)
-                }
+                Err(error) => (CaptureEvent::Ended(Err(error)), true),
             };
             if tx.blocking_send(event).is_err() || over {
                 return;
             }
         }
     };
-    shutdown.thread("paced-file", thread).map_err(AudioError::Thread)?;
+    shutdown.unjoined_thread("paced-file", thread).map_err(AudioError::Thread)?;
     Ok(Capture { name: name.into(), events })
 }
 

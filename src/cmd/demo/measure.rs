@@ -238,6 +238,7 @@ mod tests {
             name: "fake".to_owned(),
             window_s: 10.0,
             multilingual: false,
+            prompts: true,
             languages: vec!["en".to_owned()],
             parameters: 1,
             device: "none".to_owned(),

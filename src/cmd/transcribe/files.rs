@@ -47,7 +47,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
                 bail!("interrupted at {}", recording.display());
             }
             if let Err(error) = result {
-                if recordings.len() == 1 {
+                if recordings.len() == 1 || cmd::is_stdout_closed(&error) {
                     return Err(error);
                 }
                 failed += 1;
@@ -71,7 +71,12 @@ async fn transcribe(
 ) -> anyhow::Result<()> {
     let name =
         if recording == Path::new(STDIN) { "standard input".into() } else { recording.to_string_lossy() };
-    let mut decoding = Decoding::start(recording, &name, &context.shutdown).await?;
+    let mut decoding = tokio::select! {
+        biased;
+        () = context.shutdown.cancelled() => bail!("interrupted"),
+        // A pipe may keep us waiting for its first byte.
+        started = Decoding::start(recording, &name, &context.shutdown) => started?,
+    };
     let Stream { input, output: mut events, model } = engine.open(options.clone())?;
     let progress = Progress::new(&name, decoding.duration, context.terminal.stderr.is_terminal);
 
@@ -139,7 +144,7 @@ impl Decoding {
         let (send_stats, stats) = std::sync::mpsc::sync_channel(1);
         let (path, name) = (recording.to_owned(), name.to_owned());
         shutdown
-            .thread("audio-decode", move || {
+            .unjoined_thread("audio-decode", move || {
                 let source = if path == Path::new(STDIN) {
                     Decoder::from_reader(name, io::stdin())
                 } else {

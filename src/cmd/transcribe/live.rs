@@ -5,7 +5,7 @@
 
 use std::{
     io::{self, Write},
-    path::Path,
+    path::PathBuf,
 };
 
 use anyhow::{Context as _, bail};
@@ -24,7 +24,7 @@ use crate::{
         decode::Decoder,
         paced::{PacedFile, SystemClock},
     },
-    cmd::{self, Context, Stdout, Threads, terminal_width},
+    cmd::{self, Context, Exit, Failure, Stdout, Threads, terminal_width},
 };
 
 /// Before the path of a recording that stands in for a microphone.
@@ -60,11 +60,14 @@ pub(super) fn list_inputs(args: &Args) -> anyhow::Result<()> {
 
 /// Captions until the input ends or Ctrl-C.
 pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
-    let [format] = args.format.as_slice() else { bail!("live captions have one --format: txt or json") };
+    let usage = |message: String| Err(Failure::new(Exit::Usage, anyhow::anyhow!(message)).into());
+    let [format] = args.format.as_slice() else {
+        return usage("live captions have one --format: txt or json".to_owned());
+    };
     if !matches!(format, Format::Txt | Format::Json) {
-        bail!(
+        return usage(format!(
             "live captions are written as txt or json; {format} needs the whole recording: name the FILE instead"
-        );
+        ));
     }
     let screen = Screen::new(*format, args.detail(), context);
     context.block_on(Threads::PerCore, async {
@@ -72,7 +75,11 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         engine.ready().await?;
         let AsrStream { input, output, model } = engine.open(args.stream_options(context))?;
         // Opened last, so that no word is spoken into a program that does not listen yet.
-        let capture = open(context)?;
+        let capture = tokio::select! {
+            biased;
+            () = context.shutdown.cancelled() => bail!("interrupted"),
+            capture = open(context) => capture?,
+        };
         if context.terminal.stderr.is_terminal {
             writeln!(io::stderr(), "listening to {} with {}; Ctrl-C ends", capture.name(), model.name)?;
         }
@@ -82,10 +89,18 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     })
 }
 
-fn open(context: &Context) -> anyhow::Result<Capture> {
+async fn open(context: &Context) -> anyhow::Result<Capture> {
     let device = context.config.audio.input.clone();
     if let Some(path) = device.as_deref().and_then(|input| input.strip_prefix(FILE)) {
-        let source = Decoder::open(Path::new(path))?;
+        let (send, opened) = tokio::sync::oneshot::channel();
+        let file = PathBuf::from(path);
+        // A pipe may keep us waiting for its first byte.
+        let body = move || drop(send.send(Decoder::open(&file)));
+        context
+            .shutdown
+            .unjoined_thread("audio-open", body)
+            .context("cannot start a thread for the input")?;
+        let source = opened.await.context("the input's thread ended early")??;
         return Ok(capture::start_paced(
             &context.shutdown,
             path,

@@ -1,7 +1,7 @@
 //! Where transcripts go: standard output, or a file for each recording and format.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::{OsStr, OsString},
     fs, io,
     path::{Path, PathBuf},
@@ -11,7 +11,7 @@ use anyhow::Context as _;
 
 use crate::{
     asr::captions::{self, Detail, Format, Transcript},
-    cmd::Stdout,
+    cmd::{Exit, Failure, Stdout},
 };
 
 /// Writes transcripts in the formats asked for.
@@ -41,7 +41,14 @@ impl Output {
         let mut formats = formats.to_vec();
         formats.sort_unstable();
         formats.dedup();
+        let plain = |format: &Format| matches!(format, Format::Txt | Format::Json);
+        let one = formats.len() == 1 && (recordings.len() == 1 || formats.iter().all(plain));
         let place = match dir {
+            None if !one => {
+                let reason =
+                    "standard output takes one format, and captions of one recording; use --output-dir DIR";
+                return Err(Failure::new(Exit::Usage, anyhow::anyhow!(reason)).into());
+            }
             None => Place::Stdout { headings: recordings.len() > 1 },
             Some(dir) => {
                 fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
@@ -107,28 +114,35 @@ fn readable_as_usual(_file: &fs::File) -> io::Result<()> {
     Ok(())
 }
 
-/// `talk.wav` becomes `talk`, unless `talk.mp3` would too: then both keep their whole name, and after that a number.
+/// `talk.wav` becomes `talk`, unless `talk.mp3` would too: then both keep their whole name, with a number where even
+/// that is taken. A recording named twice has one name, and is written once more.
 fn stems(recordings: &[PathBuf]) -> HashMap<PathBuf, OsString> {
-    let short = |path: &Path| path.file_stem().unwrap_or(OsStr::new("stdin")).to_owned();
+    let short = |path: &Path| match path.file_stem() {
+        Some(stem) if stem != "-" => stem.to_owned(),
+        _ => OsString::from("stdin"),
+    };
+    let mut names: HashMap<PathBuf, OsString> = HashMap::new();
     let mut count: HashMap<OsString, usize> = HashMap::new();
-    for path in recordings {
+    for path in recordings.iter().collect::<HashSet<_>>() {
         *count.entry(short(path)).or_default() += 1;
     }
-    let mut taken: HashMap<OsString, usize> = HashMap::new();
-    recordings
-        .iter()
-        .map(|path| {
-            let stem = short(path);
-            let mut name =
-                if count[&stem] > 1 { path.file_name().map_or(stem, OsStr::to_owned) } else { stem };
-            let times = taken.entry(name.clone()).or_default();
-            *times += 1;
-            if *times > 1 {
-                name.push(format!("-{times}"));
-            }
-            (path.clone(), name)
-        })
-        .collect()
+    let mut taken: HashSet<OsString> = HashSet::new();
+    for path in recordings {
+        if names.contains_key(path) {
+            continue;
+        }
+        let stem = short(path);
+        let wanted = if count[&stem] > 1 { path.file_name().map_or(stem, OsStr::to_owned) } else { stem };
+        let mut name = wanted.clone();
+        let mut number = 1;
+        while !taken.insert(name.clone()) {
+            number += 1;
+            name.clone_from(&wanted);
+            name.push(format!("-{number}"));
+        }
+        names.insert(path.clone(), name);
+    }
+    names
 }
 
 #[cfg(test)]
@@ -142,5 +156,15 @@ mod tests {
         let stems = stems(&paths);
         let names: Vec<_> = paths.iter().map(|path| stems[path].to_string_lossy().into_owned()).collect();
         assert_eq!(names, ["talk.wav", "talk.mp3", "talk.wav-2", "note"]);
+    }
+
+    #[test]
+    fn a_name_that_looks_like_a_numbered_one_is_not_overwritten_either() {
+        let paths: Vec<PathBuf> =
+            ["a/t.wav", "b/t.wav", "t.wav-2.wav", "a/t.wav", "-"].iter().map(PathBuf::from).collect();
+        let stems = stems(&paths);
+        assert_eq!(stems.len(), 4);
+        assert_eq!(stems.values().collect::<HashSet<_>>().len(), 4, "{stems:?}");
+        assert_eq!(stems[Path::new("-")], "stdin");
     }
 }

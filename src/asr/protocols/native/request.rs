@@ -193,6 +193,7 @@ mod tests {
             name: "tiny".to_owned(),
             window_s: 30.0,
             multilingual: true,
+            prompts: true,
             languages: vec!["en".to_owned(), "fr".to_owned()],
             parameters: 1,
             device: "cpu".to_owned(),
