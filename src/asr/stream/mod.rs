@@ -11,7 +11,7 @@ pub mod agreement;
 pub mod gate;
 pub mod session;
 
-use super::Word;
+use super::{Hypothesis, Word};
 use crate::audio::SAMPLE_RATE_HZ;
 
 /// A position or a length on the clock of the samples, at [`SAMPLE_RATE_HZ`].
@@ -84,6 +84,12 @@ pub struct StreamConfig {
     pub post_roll: Samples,
     /// Utterances shorter than this are clicks, not speech.
     pub min_utterance: Samples,
+    /// A hypothesis with a higher no-speech probability is no words, however sure the model is of them.
+    ///
+    /// Whisper's own rule also asks for a low log-probability; what is final in a stream cannot be taken back.
+    pub max_no_speech_prob: f32,
+    /// A hypothesis with a lower mean log-probability is a guess and no words.
+    pub min_avg_logprob: f32,
 }
 
 /// What of a [`StreamConfig`] can be set from outside; the rest follows from the model's window.
@@ -96,6 +102,12 @@ pub struct Tuning {
 }
 
 impl StreamConfig {
+    /// Whether the words of a hypothesis are to be believed: see the two limits.
+    #[must_use]
+    pub fn believes(&self, hypothesis: &Hypothesis) -> bool {
+        hypothesis.no_speech_prob <= self.max_no_speech_prob && hypothesis.avg_logprob >= self.min_avg_logprob
+    }
+
     /// The same with what `tuning` sets.
     #[must_use]
     pub fn tuned(self, tuning: Tuning) -> Self {
@@ -109,9 +121,15 @@ impl StreamConfig {
     /// recordings that gives the built-in model's full accuracy (7.4 % word error rate) with 59 % of the words final
     /// before the pause; two hypotheses half a second apart cost 1.9 points. Whisper's 30 s get LocalAgreement-2 at
     /// one second, as in its paper.
+    ///
+    /// The built-in model gives at most 0.002 for no speech where somebody speaks, and 0.7 and more in noise. Its mean
+    /// log-probability is above -0.88 in about 99 of 100 hypotheses of short commands, clean and in noise down to 5 dB;
+    /// a quarter to two thirds of what it makes of music is below, so this floor helps the gate and does not replace it.
+    /// Whisper's own floor is -1.
     #[must_use]
     pub fn for_window(window_s: f64) -> Self {
-        let (hop, agreement) = if window_s <= 15.0 { (500, 3) } else { (1_000, 2) };
+        let (hop, agreement, min_avg_logprob) =
+            if window_s <= 15.0 { (500, 3, -0.88) } else { (1_000, 2, -1.0) };
         Self {
             window: samples_of_seconds(window_s.max(0.5)),
             hop: samples_of_ms(hop),
@@ -119,6 +137,8 @@ impl StreamConfig {
             holdback: samples_of_ms(300),
             post_roll: samples_of_ms(200),
             min_utterance: samples_of_ms(100),
+            max_no_speech_prob: 0.6,
+            min_avg_logprob,
         }
     }
 }

@@ -300,7 +300,7 @@ impl<G: VoiceGate> Session<G> {
         let Some(running) = &mut self.running else { return };
         // A failed interim decode costs nothing but freshness: the same audio is decoded again.
         let Ok(hypothesis) = result else { return };
-        let words = on_stream_clock(&hypothesis.words, running.start, end);
+        let words = on_stream_clock(believed(&self.config, &running.policy, &hypothesis), running.start, end);
         let committed = running.policy.interim(&words, horizon);
         let tail = running.policy.tail().to_vec();
         self.events.push_back(StreamEvent::Hypothesis { committed, tail, heard: seconds(end) });
@@ -314,7 +314,10 @@ impl<G: VoiceGate> Session<G> {
         result: Result<Hypothesis, String>,
     ) {
         let (words, hypothesis) = match result {
-            Ok(hypothesis) => (on_stream_clock(&hypothesis.words, utterance.start, end), hypothesis),
+            Ok(hypothesis) => {
+                let words = believed(&self.config, &utterance.policy, &hypothesis);
+                (on_stream_clock(words, utterance.start, end), hypothesis)
+            }
             Err(message) => {
                 let (start, end) = (seconds(utterance.start), seconds(end));
                 self.events.push_back(StreamEvent::Failed { message, start, end });
@@ -355,6 +358,12 @@ impl<G: VoiceGate> Session<G> {
             self.events.push_back(StreamEvent::Ended { heard: seconds(self.clock) });
         }
     }
+}
+
+/// The words of a hypothesis, or none where it is no speech or a guess. Where words are final already somebody does
+/// speak, and the rest of the utterance is not thrown away.
+fn believed<'a>(config: &StreamConfig, policy: &LocalAgreement, hypothesis: &'a Hypothesis) -> &'a [Word] {
+    if config.believes(hypothesis) || !policy.committed().is_empty() { &hypothesis.words } else { &[] }
 }
 
 /// Moves words from the clock of the window to the clock of the stream, inside the window.

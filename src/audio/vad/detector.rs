@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::{
     FRAME_SAMPLES, FRAMES_PER_SECOND, MIN_LEVEL_DBFS,
-    tonality::{Tonality, TonalityMeter},
+    tonality::{Resolution, TonalityMeter},
 };
 
 /// The level at which the network hears the loudest of the recent frames. It fires on any noise above -20 dBFS
@@ -40,7 +40,8 @@ const SILENCE_DBFS: f32 = -120.0;
 /// The probability of speech per frame of one stream.
 pub struct VoiceDetector {
     network: Box<earshot::Detector>,
-    tonality: TonalityMeter,
+    notes: TonalityMeter,
+    chords: TonalityMeter,
     loudness_dbfs: f32,
     recent_levels: VecDeque<f32>,
     smooth_level: f32,
@@ -67,7 +68,8 @@ impl VoiceDetector {
     pub fn new() -> Self {
         let mut detector = Self {
             network: Box::default(),
-            tonality: TonalityMeter::new(),
+            notes: TonalityMeter::new(Resolution::NOTE),
+            chords: TonalityMeter::new(Resolution::CHORD),
             loudness_dbfs: LOUDNESS_START_DBFS,
             recent_levels: VecDeque::with_capacity(FLOOR_FRAMES),
             smooth_level: SILENCE_DBFS,
@@ -90,12 +92,13 @@ impl VoiceDetector {
         }
         let level = level_dbfs(&self.clean);
         let floor = self.track(level);
-        let Tonality { steady, pure } = self.tonality.push(&self.clean);
+        let notes = self.notes.push(&self.clean);
+        let chords = self.chords.push(&self.clean);
         let heard = self.listen(DITHER);
         let gated = level < MIN_LEVEL_DBFS
             || self.smooth_level < floor + ABOVE_FLOOR_DB
-            || steady > MAX_STEADY
-            || pure > MAX_PURE;
+            || notes.steady.max(chords.steady) > MAX_STEADY
+            || notes.pure > MAX_PURE;
         (if gated { 0.0 } else { heard }, level)
     }
 

@@ -193,6 +193,45 @@ fn a_failed_last_decode_says_so_and_keeps_what_was_heard_before() {
     assert!(text(&events).starts_with("w1 w2 w3"));
 }
 
+/// What is committed when every hypothesis is marked by `mark`, given how many words are final already.
+fn said_when(mark: impl Fn(usize, &mut Hypothesis)) -> String {
+    let mut session = Session::new(Loud::default(), config());
+    let mut said = Vec::new();
+    let audio = speak(&[100, 50, 50, 50, 50, 50, 50, 50]);
+    let mut done = 0;
+    while done < audio.len() || !session.is_finished() {
+        if done < audio.len() {
+            done += session.push(&audio[done..]);
+        } else {
+            session.finish();
+        }
+        while let Some(window) = session.next_job() {
+            let mut hypothesis = hear(&window);
+            mark(said.len(), &mut hypothesis);
+            session.absorb(Ok(hypothesis));
+        }
+        said.extend(committed(&std::iter::from_fn(|| session.pop_event()).collect::<Vec<_>>()));
+    }
+    join(&said)
+}
+
+#[test]
+fn what_the_model_calls_no_speech_or_guesses_at_is_never_committed() {
+    assert_eq!(said_when(|_, _| {}), "w1 w2 w3 w4 w5 w6 w7 w8");
+    assert_eq!(said_when(|_, hypothesis| hypothesis.no_speech_prob = 0.9), "", "sure of its words");
+    assert_eq!(said_when(|_, hypothesis| hypothesis.avg_logprob = -1.2), "", "sure that it is speech");
+}
+
+#[test]
+fn doubts_after_the_first_final_words_cost_none_of_the_rest() {
+    let late = |said: usize, hypothesis: &mut Hypothesis| {
+        if said > 0 {
+            (hypothesis.no_speech_prob, hypothesis.avg_logprob) = (0.9, -1.2);
+        }
+    };
+    assert_eq!(said_when(late), "w1 w2 w3 w4 w5 w6 w7 w8");
+}
+
 #[test]
 fn silence_says_nothing_and_keeps_nothing() {
     let mut session = Session::new(Loud::default(), config());
