@@ -62,13 +62,7 @@ impl OpusTrack {
             _ => return Err(BadOpusHead("its channel mapping is missing")),
         };
         let buffer = vec![0.0; OpusDecoder::MAX_FRAME_SIZE_48K * channels];
-        Ok(Self {
-            streams,
-            channels,
-            gain: 10_f32.powf(gain_db / 20.0),
-            skip_frames,
-            buffer,
-        })
+        Ok(Self { streams, channels, gain: 10_f32.powf(gain_db / 20.0), skip_frames, buffer })
     }
 
     /// Samples per frame.

@@ -87,11 +87,20 @@ async fn a_server_that_is_told_to_stop_lets_its_session_finish_and_logs_no_speec
 
     // The port answers while the model loads.
     let (mut sender, mut receiver) = loop {
-        match client::connect(&format!("{url}?prompt=marker-prompt&token=marker-token")).await {
+        match client::connect(&format!("{url}?token=marker-token")).await {
             Err(ClientError::Refused { status: 503, code, .. }) => assert_eq!(code, "loading"),
             session => break session.unwrap(),
         }
     };
+    // The built-in model was not trained with a prompt, and says so.
+    let (_sender, mut refused) = client::connect(&format!("{url}?prompt=marker-prompt")).await.unwrap();
+    let refusal = loop {
+        match refused.next().await {
+            Ok(Some(_)) => {}
+            closed => break closed,
+        }
+    };
+    assert!(matches!(refusal, Err(ClientError::Closed { code: 4400, .. })), "{refusal:?}");
     // Raw PCM that breaks off in the middle of the sentence, so that nothing but the stop can end it.
     let wav = include_bytes!("../../assets/demo/demo1.wav");
     sender.bytes(wav[44..80_044].to_vec()).await.unwrap();
@@ -112,7 +121,6 @@ async fn a_server_that_is_told_to_stop_lets_its_session_finish_and_logs_no_speec
         }
     };
     assert!(stopped && matches!(closed, Err(ClientError::Closed { code: 1001, .. })), "{closed:?}");
-    // The built-in model was not trained with a prompt and may lose words to this one.
     assert!(last.contains("claude"), "{last}");
     assert_eq!(server.wait().unwrap().code(), Some(0));
     let logs = logs.join().unwrap().unwrap();

@@ -304,6 +304,54 @@ fn a_recording_at_the_pace_of_the_clock_gives_the_same_words() {
     );
 }
 
+#[cfg(unix)]
+#[test]
+fn one_interrupt_ends_a_command_that_waits_for_its_input() {
+    let home = Home::new();
+    for args in [&["--stdin"][..], &["--input", "file:/dev/stdin"]] {
+        let mut child = home
+            .command("godctl")
+            .args(["transcribe", "--model", "command-en", "-vv"])
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It listens for signals before it loads the model, and says when that is done.
+        let mut lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("model loaded")), "{args:?}");
+        let told =
+            std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        assert!(told.success());
+        let started = std::time::Instant::now();
+        assert_eq!(child.wait().unwrap().code(), Some(1), "{args:?}");
+        // The pipe is still open: only the signal can have ended it. The deadline of a stop is 15 s.
+        assert!(started.elapsed().as_secs() < 10, "{args:?} took {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_command_quietly() {
+    let home = Home::new();
+    let files =
+        [demo("demo4.wav"), demo("demo6.wav"), demo("demo1.wav")].map(|path| path.display().to_string());
+    let mut command = home.command("sh");
+    command
+        .arg("-c")
+        .arg(format!("godctl transcribe --model command-en {} | head -n 1; exit 0", files.join(" ")));
+    let ran: Ran = command.output().unwrap().into();
+    assert_eq!((ran.stdout.lines().count(), ran.stderr.as_str()), (1, ""));
+}
+
+#[test]
+fn captions_of_several_recordings_need_a_directory() {
+    let home = Home::new();
+    let ran = transcribe(&home, &[&demo("demo4.wav"), &demo("demo6.wav")], &["--format", "srt"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""));
+    assert!(ran.stderr.contains("--output-dir"), "{}", ran.stderr);
+}
+
 #[test]
 fn nothing_to_do_is_said() {
     let home = Home::new();

@@ -366,6 +366,11 @@ fn believed<'a>(config: &StreamConfig, policy: &LocalAgreement, hypothesis: &'a 
     if config.believes(hypothesis) || !policy.committed().is_empty() { &hypothesis.words } else { &[] }
 }
 
+/// To the millisecond, which is finer than any word is timed.
+fn to_millisecond(seconds: f64) -> f64 {
+    (seconds * 1_000.0).round() / 1_000.0
+}
+
 /// Moves words from the clock of the window to the clock of the stream, inside the window.
 fn on_stream_clock(words: &[Word], start: Samples, end: Samples) -> Vec<Word> {
     let (offset, limit) = (seconds(start), seconds(end));

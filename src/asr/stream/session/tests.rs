@@ -170,7 +170,7 @@ fn a_failed_last_decode_says_so_and_keeps_what_was_heard_before() {
 
 /// What is committed when every hypothesis is marked by `mark`, given how many words are final already.
 fn said_when(mark: impl Fn(usize, &mut Hypothesis)) -> String {
-    let mut session = Session::new(Loud::default(), config());
+    let mut session = Session::new(gate(), config());
     let mut said = Vec::new();
     let audio = speak(&[100, 50, 50, 50, 50, 50, 50, 50]);
     let mut done = 0;
