@@ -3,7 +3,7 @@
 //! The demuxer hands over packets and the `OpusHead` of RFC 7845; this file skips the encoder's delay, applies
 //! the output gain and conceals packets that do not decode, so that the clock stays right.
 
-use opus_decoder::{OpusDecoder, OpusMultistreamDecoder};
+use opus_decoder::OpusDecoder;
 
 /// Opus is always decoded at this rate: pre-skip and trims count in it.
 pub(super) const OPUS_RATE_HZ: u32 = 48_000;
@@ -15,17 +15,9 @@ const MIN_HEAD_BYTES: usize = 19;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BadOpusHead(pub(super) &'static str);
 
-/// The decoder for a track's channel mapping.
-enum Streams {
-    /// Mapping family 0: one stream, mono or stereo.
-    One(Box<OpusDecoder>),
-    /// The other families (surround sound, discrete channels): several streams in each packet.
-    Many(Box<OpusMultistreamDecoder>),
-}
-
 /// One Opus track.
 pub(super) struct OpusTrack {
-    streams: Streams,
+    decoder: Box<OpusDecoder>,
     channels: usize,
     gain: f32,
     /// Frames still to drop: the encoder's look-ahead.
@@ -50,19 +42,21 @@ impl OpusTrack {
         let channels = usize::from(head[9]);
         let skip_frames = usize::from(u16::from_le_bytes([head[10], head[11]]));
         let gain_db = f32::from(i16::from_le_bytes([head[16], head[17]])) / 256.0;
-        let bad_channels = |_| BadOpusHead("its channels are mapped in a way that no decoder knows");
-        let streams = match (head[18], head.get(MIN_HEAD_BYTES..)) {
-            (0, _) => Streams::One(Box::new(OpusDecoder::new(OPUS_RATE_HZ, channels).map_err(bad_channels)?)),
-            (_, Some([count, coupled, mapping @ ..])) if mapping.len() >= channels => {
-                let (count, coupled) = (usize::from(*count), usize::from(*coupled));
-                let mapping = mapping.get(..channels).unwrap_or(mapping);
-                let decoder = OpusMultistreamDecoder::new(OPUS_RATE_HZ, channels, count, coupled, mapping);
-                Streams::Many(Box::new(decoder.map_err(bad_channels)?))
-            }
-            _ => return Err(BadOpusHead("its channel mapping is missing")),
-        };
+        // Mapping family 0. The others are surround sound; opus-decoder 0.1.1 takes their packets apart in the wrong
+        // place (it looks for the length of RFC 6716, appendix B, before the first byte instead of after it).
+        if head[18] != 0 && channels > 2 {
+            return Err(BadOpusHead("it has more than two channels"));
+        }
+        let decoder = OpusDecoder::new(OPUS_RATE_HZ, channels)
+            .map_err(|_| BadOpusHead("it has no or too many channels"))?;
         let buffer = vec![0.0; OpusDecoder::MAX_FRAME_SIZE_48K * channels];
-        Ok(Self { streams, channels, gain: 10_f32.powf(gain_db / 20.0), skip_frames, buffer })
+        Ok(Self {
+            decoder: Box::new(decoder),
+            channels,
+            gain: 10_f32.powf(gain_db / 20.0),
+            skip_frames,
+            buffer,
+        })
     }
 
     /// Samples per frame.
@@ -85,10 +79,7 @@ impl OpusTrack {
     }
 
     fn run(&mut self, packet: &[u8]) -> Option<usize> {
-        match &mut self.streams {
-            Streams::One(decoder) => decoder.decode_float(packet, &mut self.buffer, false).ok(),
-            Streams::Many(decoder) => decoder.decode_float(packet, &mut self.buffer, packet.is_empty()).ok(),
-        }
+        self.decoder.decode_float(packet, &mut self.buffer, false).ok()
     }
 }
 
@@ -110,11 +101,7 @@ mod tests {
     fn a_bad_head_is_refused() {
         assert!(OpusTrack::new(b"OpusTags").is_err());
         assert!(OpusTrack::new(&head(3, 0, 0, 0)).is_err(), "family 0 has one or two channels");
-        assert!(OpusTrack::new(&head(6, 0, 0, 1)).is_err(), "surround sound without its mapping");
-        let surround = [head(6, 312, 0, 1), vec![4, 2, 0, 4, 1, 2, 3, 5]].concat();
-        assert_eq!(OpusTrack::new(&surround).ok().map(|track| track.channels()), Some(6));
-        let nonsense = [head(6, 312, 0, 1), vec![4, 2, 0, 4, 1, 2, 3, 99]].concat();
-        assert!(OpusTrack::new(&nonsense).is_err());
+        assert!(OpusTrack::new(&head(6, 0, 0, 1)).is_err(), "surround sound");
         assert!(OpusTrack::new(&head(2, 312, 0, 0)).is_ok());
     }
 
