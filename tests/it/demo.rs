@@ -11,7 +11,7 @@ use godctl::asr::{
     protocols::native::{ServerMessage, Tagged},
 };
 
-use crate::support::Home;
+use crate::support::{Home, Running};
 
 /// Word error rate that the model card tells for these recordings, and what the demo may be worse by.
 const CARD_WER: f64 = 0.136;
@@ -73,9 +73,9 @@ async fn a_server_that_is_told_to_stop_lets_its_session_finish_and_logs_no_speec
     let home = Home::new();
     let mut command = home.command("godctl");
     command.args(["asr-serve", "--listen", "127.0.0.1:0", "-vvv"]);
-    let mut server = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut stdout = BufReader::new(server.stdout.take().unwrap());
-    let mut stderr = server.stderr.take().unwrap();
+    let mut server = Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let mut stdout = BufReader::new(server.0.stdout.take().unwrap());
+    let mut stderr = server.0.stderr.take().unwrap();
     #[allow(clippy::disallowed_methods, reason = "ends with the server's stderr, and is joined below")]
     let logs = std::thread::spawn(move || {
         let mut logs = String::new();
@@ -112,7 +112,7 @@ async fn a_server_that_is_told_to_stop_lets_its_session_finish_and_logs_no_speec
                 last = state.lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>().join(" ");
             }
             Ok(Some(ServerMessage::Tagged(Tagged::Marker { .. }))) => {
-                let told = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap();
+                let told = Command::new("kill").args(["-TERM", &server.0.id().to_string()]).status().unwrap();
                 assert!(told.success());
             }
             Ok(Some(ServerMessage::Tagged(Tagged::ReadyToStop))) => stopped = true,
@@ -122,7 +122,7 @@ async fn a_server_that_is_told_to_stop_lets_its_session_finish_and_logs_no_speec
     };
     assert!(stopped && matches!(closed, Err(ClientError::Closed { code: 1001, .. })), "{closed:?}");
     assert!(last.contains("claude"), "{last}");
-    assert_eq!(server.wait().unwrap().code(), Some(0));
+    assert_eq!(server.0.wait().unwrap().code(), Some(0));
     let logs = logs.join().unwrap().unwrap();
     assert!(logs.contains("session opened") && logs.contains("session closed"), "{logs}");
     for secret in ["claude", "marker-"] {

@@ -11,7 +11,7 @@ use godctl::asr::wer::WordErrors;
 use serde_json::Value;
 
 use crate::{
-    support::{Home, Ran, root},
+    support::{Home, Ran, Running, root},
     wav::{self, Encoding},
 };
 
@@ -358,16 +358,6 @@ fn nothing_to_do_is_said() {
     let ran = home.godctl(&["transcribe"]);
     assert_eq!(ran.code, Some(2), "{}", ran.stderr);
     assert!(ran.stderr.contains("--mic"), "{}", ran.stderr);
-}
-
-/// A server that ends with its test.
-struct Running(std::process::Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
 }
 
 /// What a session over the real websocket commits, line by line.

@@ -59,17 +59,22 @@ fn run(audio: &[f32], chunks: &[usize], config: &StreamConfig) -> Vec<StreamEven
     while !rest.is_empty() {
         let (chunk, after) = rest.split_at(sizes.next().unwrap_or(1).clamp(1, rest.len()));
         rest = after;
-        let mut done = 0;
-        while done < chunk.len() {
-            done += session.push(&chunk[done..]);
-            decode(&mut session, &mut events);
-        }
+        push_all(&mut session, chunk, &mut events);
         assert!(session.history.len() as Samples <= 2 * (config.window + IDLE_HISTORY), "memory is bounded");
     }
     session.finish();
     decode(&mut session, &mut events);
     assert!(session.is_finished());
     events
+}
+
+/// Pushes audio to its end, decoding whenever the session asks for it.
+fn push_all(session: &mut Session<Loud>, audio: &[f32], events: &mut Vec<StreamEvent>) {
+    let mut done = 0;
+    while done < audio.len() {
+        done += session.push(&audio[done..]);
+        decode(session, events);
+    }
 }
 
 fn decode(session: &mut Session<Loud>, events: &mut Vec<StreamEvent>) {
@@ -135,11 +140,7 @@ fn a_flush_makes_everything_final_at_once_and_markers_come_after_it() {
     let audio = speak(&[100, 50, 50]);
     let mut session = Session::new(gate(), config());
     let mut events = Vec::new();
-    let mut done = 0;
-    while done < audio.len() {
-        done += session.push(&audio[done..]);
-        decode(&mut session, &mut events);
-    }
+    push_all(&mut session, &audio, &mut events);
     session.flush();
     session.marker("m1".to_owned());
     assert!(session.pop_event().is_none(), "the marker waits for the decode");
@@ -153,11 +154,7 @@ fn a_failed_last_decode_says_so_and_keeps_what_was_heard_before() {
     let audio = speak(&[100, 50, 50, 50, 50]);
     let mut session = Session::new(gate(), config());
     let mut events = Vec::new();
-    let mut done = 0;
-    while done < audio.len() {
-        done += session.push(&audio[done..]);
-        decode(&mut session, &mut events);
-    }
+    push_all(&mut session, &audio, &mut events);
     session.finish();
     assert!(session.next_job().is_some());
     session.absorb(Err("out of memory".to_owned()));
