@@ -5,7 +5,9 @@
 //! ```text
 //! 0  shutdown, config            import nothing of ours
 //! 1  telemetry                -> config
+//! 1  db                       -> nothing
 //! 2  audio                    -> config, shutdown
+//! 2  bus                      -> config, shutdown, db
 //! 3  asr                      -> audio and below
 //! 5  cmd                      -> everything
 //! 6  main                     -> cmd
@@ -13,6 +15,7 @@
 
 pub mod asr;
 pub mod audio;
+pub mod bus;
 pub mod cmd;
 pub mod config;
 pub mod shutdown;

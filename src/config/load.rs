@@ -23,6 +23,9 @@ const CONVENTIONS: &[(&str, &str)] = &[
     ("HF_TOKEN_PATH", "models.token_file"),
     ("HF_TOKEN", "models.token"),
     (HF_OFFLINE, "models.offline"),
+    ("RABBIT_URL", "bus.url"),
+    ("DEFAULT_USERNAME", "bus.username"),
+    ("DEFAULT_PASSWORD", "bus.password"),
     ("GODCTL_DATA_DIR", "data_dir"),
 ];
 

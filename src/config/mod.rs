@@ -8,11 +8,13 @@
 //! sections. To add a key: a field here with its default, a line in `assets/config.example.toml` (a test compares the
 //! two), and a rule in [`Config::validate`] if some values make no sense. To add a section: also a line in `schema.rs`.
 
+mod bus;
 mod error;
 mod load;
 mod paths;
 mod schema;
 mod secret;
+mod up;
 mod values;
 
 use std::{path::PathBuf, time::Duration};
@@ -20,10 +22,12 @@ use std::{path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    bus::{Bus, BusUrl, Durability},
     error::{ConfigError, Violation},
     load::{Loaded, Loader, Overrides},
     paths::{Environment, Paths},
     secret::{Secret, SecretError},
+    up::Up,
     values::{Entry, Origin, Shown},
 };
 
@@ -43,6 +47,10 @@ pub struct Config {
     pub asr: Asr,
     /// Where weights come from.
     pub models: Models,
+    /// Where events go.
+    pub bus: Bus,
+    /// What `godctl up` runs.
+    pub up: Up,
     /// How the program ends.
     pub shutdown: Stop,
 }
@@ -301,7 +309,7 @@ impl Config {
     /// # Errors
     /// The first rule broken.
     pub fn validate(&self) -> Result<(), Violation> {
-        let Self { data_dir, log, audio, vad, asr, models, shutdown } = self;
+        let Self { data_dir, log, audio, vad, asr, models, bus, up, shutdown } = self;
 
         let rule = |holds: bool, key: &'static str, reason: &str| {
             if holds { Ok(()) } else { Err(Violation { key, reason: reason.to_owned() }) }
@@ -369,6 +377,34 @@ impl Config {
         rule(http, "models.endpoint", "want a URL that starts with https:// (or http://)")?;
         no_tilde(&models.dir, "models.dir")?;
         no_tilde(&models.token_file, "models.token_file")?;
+
+        no_tilde(&bus.password_file, "bus.password_file")?;
+        no_tilde(&bus.ca_file, "bus.ca_file")?;
+        rule(
+            !bus.url.path().starts_with('~'),
+            "bus.url",
+            "only a shell expands ~; write the directory out, or leave the path away for the data directory",
+        )?;
+        rule(
+            (1..=127).contains(&bus.exchange.len()),
+            "bus.exchange",
+            "an exchange has a name of 1 to 127 bytes",
+        )?;
+        rule(bus.prefetch > 0, "bus.prefetch", "want 1 or more; 0 would mean no limit")?;
+        rule((1..=300).contains(&bus.connect_timeout_s), "bus.connect_timeout_s", "want 1 to 300")?;
+        rule((1..=300).contains(&bus.publish_timeout_s), "bus.publish_timeout_s", "want 1 to 300")?;
+        rule((5..=600).contains(&bus.heartbeat_s), "bus.heartbeat_s", "want 5 to 600")?;
+        rule(
+            (1024..=64 << 20).contains(&bus.max_event_bytes),
+            "bus.max_event_bytes",
+            "want 1024 to 67108864 (64 MiB)",
+        )?;
+        rule(bus.outbox_max > 0, "bus.outbox_max", "want 1 or more; a broker is always away at some time")?;
+        rule(bus.outbox_max_mb > 0, "bus.outbox_max_mb", "want 1 or more")?;
+
+        rule((1..=3600).contains(&up.ready_s), "up.ready_s", "want 1 to 3600")?;
+        rule((1..=600).contains(&up.stop_s), "up.stop_s", "want 1 to 600")?;
+        rule((1..=86_400).contains(&up.window_s), "up.window_s", "want 1 to 86400")?;
 
         rule((1..=600).contains(&shutdown.deadline_s), "shutdown.deadline_s", "want 1 to 600")
     }

@@ -8,7 +8,7 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::{Asr, Audio, Config, Log, Models, Stop, Vad};
+use super::{Asr, Audio, Bus, Config, Log, Models, Stop, Up, Vad};
 
 /// Every key, dotted, and the names of the sections.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(super) struct Schema {
 }
 
 /// Keys that hold a secret: never shown, and masked in errors.
-pub(super) const SECRET_KEYS: &[&str] = &["models.token"];
+pub(super) const SECRET_KEYS: &[&str] = &["models.token", "bus.password"];
 
 pub(super) static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
     Schema::new(&[
@@ -28,6 +28,8 @@ pub(super) static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
         ("vad", fields_of::<Vad>()),
         ("asr", fields_of::<Asr>()),
         ("models", fields_of::<Models>()),
+        ("bus", fields_of::<Bus>()),
+        ("up", fields_of::<Up>()),
         ("shutdown", fields_of::<Stop>()),
     ])
 });

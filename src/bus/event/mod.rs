@@ -1,0 +1,175 @@
+//! The Bloodbank envelope: written strictly, read tolerantly. Pure; nothing here runs in the background.
+//!
+//! [`Event`] is the one shape that the rest of the program sees. `read` turns each shape found on the wire into it,
+//! `registry` holds the payloads of the types that godctl itself emits, `topic` the patterns, `ids` the ids.
+
+pub mod topic;
+
+use std::{borrow::Borrow, fmt};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+/// What `version` says in every envelope that we write.
+pub const VERSION: &str = "1.0.0";
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Unique; the same event published again has the same one.
+    pub event_id: Uuid,
+    /// What happened, and the routing key.
+    pub event_type: EventType,
+    /// When, by the clock of who saw it. UTC.
+    pub timestamp: Timestamp,
+    /// Of the envelope.
+    pub version: String,
+    /// Who says so.
+    pub source: Source,
+    /// Ids of the events that led to this one; the root of the chain first.
+    pub correlation_ids: Vec<Uuid>,
+    /// The agent that was at work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_context: Option<AgentContext>,
+    /// The facts.
+    pub payload: Value,
+    /// What else was in the envelope; passed on as it came.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// A name such as `voice.transcription.completed`: 1 to 255 bytes without control characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EventType(String);
+
+/// Who says so.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// The machine.
+    pub host: String,
+    /// The program, or the part of it, such as `godctl-asr`.
+    pub app: String,
+    /// What set it off: `manual`, `agent`, `scheduled`, `service`, `webhook` or something else.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What else was said about the source.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// The agent that was at work: the union of what the readers of this envelope look for.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct AgentContext {
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_name: Option<String>,
+    /// The session it worked in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// What it worked on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// `claude-code`, `gemini-cli`, `custom`, …; some readers refuse a context without it.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// What else was said; `name` and `instance_id` repeat two of the above for other readers.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// What could not be read as an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unparsed {
+    /// As it came.
+    pub raw: Vec<u8>,
+    /// Why.
+    pub reason: String,
+}
+
+/// Who and when, so that tests can say both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// The event's id.
+    pub id: Uuid,
+    /// Its time.
+    pub at: Timestamp,
+}
+
+impl Stamp {
+    /// A new id that sorts by time (UUIDv7, RFC 9562), and the system's clock.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { id: Uuid::now_v7(), at: Timestamp::now() }
+    }
+}
+
+impl Event {
+    /// A new event of our own making.
+    #[must_use]
+    pub fn new(stamp: Stamp, event_type: EventType, source: Source, payload: Value) -> Self {
+        Self {
+            event_id: stamp.id,
+            event_type,
+            timestamp: stamp.at,
+            version: VERSION.to_owned(),
+            source,
+            correlation_ids: Vec::new(),
+            agent_context: None,
+            payload,
+            extra: Map::new(),
+        }
+    }
+}
+
+impl EventType {
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for EventType {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<EventType> for String {
+    fn from(event_type: EventType) -> Self {
+        event_type.0
+    }
+}
+
+impl TryFrom<String> for EventType {
+    type Error = EventTypeError;
+
+    fn try_from(text: String) -> Result<Self, EventTypeError> {
+        if text.is_empty() || text.len() > topic::MAX_TOPIC_BYTES || text.chars().any(char::is_control) {
+            return Err(EventTypeError(text.escape_default().take(80).collect()));
+        }
+        Ok(Self(text))
+    }
+}
+
+impl std::str::FromStr for EventType {
+    type Err = EventTypeError;
+
+    fn from_str(text: &str) -> Result<Self, EventTypeError> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+/// Why a text is no event type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not an event type; want domain.entity.action, at most 255 bytes")]
+pub struct EventTypeError(String);
