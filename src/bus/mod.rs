@@ -7,6 +7,9 @@
 
 pub mod connect;
 pub mod event;
+pub mod memory;
+#[cfg(test)]
+pub(crate) mod testkit;
 
 use std::{collections::BTreeMap, fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
