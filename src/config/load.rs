@@ -10,6 +10,7 @@ use toml::{Table, Value, de::DeTable};
 
 use super::{
     Config, ConfigError, Entry, Environment, Origin, Paths,
+    mask::mask_addresses,
     schema::{SCHEMA, SECRET_KEYS, is_secret},
 };
 
@@ -282,7 +283,8 @@ fn typed(setting: Setting) -> Result<(String, Value, Origin), ConfigError> {
             text.parse::<Value>().map_or_else(|_| vec![string.clone()], |value| vec![value, string.clone()])
         }
     };
-    let show = |value: &Value| if is_secret(&key) { "***".to_owned() } else { value.to_string() };
+    let show =
+        |value: &Value| if is_secret(&key) { "***".to_owned() } else { mask_addresses(&value.to_string()) };
     let Some(first) = candidates.first().map(show) else {
         unreachable!("there is always a candidate");
     };
