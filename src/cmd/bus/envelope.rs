@@ -1,12 +1,13 @@
 //! Envelopes from the command line: events that it makes, and lines that it is given.
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::bus::{
     Event, EventType,
-    event::{AgentContext, Source, Stamp},
+    event::{self, AgentContext, Source, Stamp},
 };
 
 /// This program as the source of an event.
@@ -35,7 +36,7 @@ pub(super) fn read(text: &[u8]) -> Result<Event, String> {
     if let Ok(Draft { event_type, payload }) = serde_json::from_slice(text) {
         return Ok(Event::new(Stamp::now(), event_type, source("godctl", "manual"), payload));
     }
-    serde_json::from_slice(text).map_err(|error| error.to_string())
+    event::read(text, None, Timestamp::now(), usize::MAX).map_err(|unparsed| unparsed.reason)
 }
 
 /// An id of another event: a UUID as it is, anything else as the UUID that always stands for it.
