@@ -395,8 +395,14 @@ async fn user_version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Er
     sqlx::query_scalar("PRAGMA user_version").fetch_one(connection).await
 }
 
-/// Files that this process has looked into, and may have open since.
-static LOOKED_INTO: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
+/// Files that this process has looked into, and may have open since. The path is there because a new file may get the
+/// inode of one that was removed.
+static LOOKED_INTO: Mutex<BTreeSet<(PathBuf, u64, u64)>> = Mutex::new(BTreeSet::new());
+
+fn identity(path: &Path) -> Option<(PathBuf, u64, u64)> {
+    let (device, inode) = inode_of(path)?;
+    Some((fs::canonicalize(path).ok()?, device, inode))
+}
 
 /// Makes the file if there is none; otherwise checks its header, unless SQLite may have it open in this process.
 fn prepare_file(format: &Format, path: &Path) -> Result<(), DbError> {
@@ -417,10 +423,10 @@ fn prepare_file(format: &Format, path: &Path) -> Result<(), DbError> {
                 reason: "it is not a file".to_owned(),
             });
         }
-        Ok(_) if inode_of(path).is_some_and(|inode| looked_into.contains(&inode)) => return Ok(()),
+        Ok(_) if identity(path).is_some_and(|file| looked_into.contains(&file)) => return Ok(()),
         Ok(_) => check_header(format, path).map_err(failed)??,
     }
-    looked_into.extend(inode_of(path));
+    looked_into.extend(identity(path));
     Ok(())
 }
 

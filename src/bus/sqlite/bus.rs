@@ -31,7 +31,7 @@ use super::{
 use crate::{
     bus::{
         BusError, Capabilities, Clock, Event, EventBus, EventStream, Held, Lane, Pruned, Publish, Published,
-        Query, QueueInfo, QueueSpec, Received, Retention, Selection, Stats, Subscription, WorkQueue,
+        Query, QueueInfo, QueueSpec, Received, Retention, Selection, Stats, Subscription, WorkQueue, event,
     },
     shutdown::Shutdown,
 };
@@ -170,7 +170,7 @@ impl Shared {
         events
             .iter()
             .map(|event| {
-                let body = check(event, self.max_event_bytes)?;
+                let body = event::check(event, self.max_event_bytes)?;
                 Ok(Entry { id: event.event_id, routing_key: event.event_type.as_str().to_owned(), body })
             })
             .collect()
@@ -243,19 +243,6 @@ impl Shared {
             }
         }
     }
-}
-
-fn check(event: &Event, limit: usize) -> Result<Vec<u8>, BusError> {
-    let body = serde_json::to_vec(event).map_err(|error| BusError::Invalid(error.to_string()))?;
-    if body.len() > limit {
-        return Err(BusError::TooLarge {
-            event_type: event.event_type.to_string(),
-            size: body.len(),
-            limit,
-            key: "bus.max_event_bytes",
-        });
-    }
-    Ok(body)
 }
 
 fn add(total: &mut Published, part: Published) {

@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::errors::failed;
 use crate::{
-    bus::{Body, BusError, Pattern, Position, Received, Unparsed},
+    bus::{Body, BusError, Pattern, Position, Received, event},
     db,
 };
 
@@ -391,13 +391,15 @@ fn received(row: &SqliteRow, names: &HashMap<i64, Arc<str>>) -> Result<Received,
 
 /// An event as it is handed out.
 pub(super) fn receive(seq: i64, at: i64, routing_key: &str, body: &[u8]) -> Received {
-    let body = match serde_json::from_slice(body) {
+    let at = timestamp(at);
+    // Whoever published it has checked its size against a limit that may have been another one.
+    let body = match event::read(body, Some(routing_key), at, usize::MAX) {
         Ok(event) => Body::Event(event),
-        Err(error) => Body::Unparsed(Unparsed { raw: body.to_owned(), reason: error.to_string() }),
+        Err(unparsed) => Body::Unparsed(unparsed),
     };
     Received {
         position: Some(Position(seq.unsigned_abs())),
-        at: Some(timestamp(at)),
+        at: Some(at),
         routing_key: routing_key.to_owned(),
         body,
     }

@@ -328,7 +328,7 @@ impl Writer {
     ) -> Result<(Vec<Result<Outcome, BusError>>, Vec<(Arc<Pile>, Vec<work::Claimed>)>, bool), sqlx::Error>
     {
         let now = self.clock.now().as_millisecond();
-        if now < self.latest - work::CLOCK_TOLERANCE_MS {
+        if now < self.latest.saturating_sub(work::CLOCK_TOLERANCE_MS) {
             self.mended.clear();
         }
         self.latest = now;
