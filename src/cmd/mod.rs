@@ -5,6 +5,7 @@
 //! that takes `&Args` and `&Context`, and a variant in `cli::Command` with its two or three match arms.
 
 mod asr_serve;
+mod bus;
 mod cli;
 mod completions;
 mod config;
