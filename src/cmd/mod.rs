@@ -13,8 +13,10 @@ mod demo;
 mod doctor;
 mod engine;
 pub mod models;
+mod notify;
 mod probe;
 mod transcribe;
+mod up;
 mod version;
 
 pub use cli::main;
