@@ -6,6 +6,7 @@
 //! through `Shutdown` and ends with it, or with [`EventBus::close`].
 
 pub mod connect;
+pub mod amqp;
 pub mod event;
 
 use std::{collections::BTreeMap, fmt, num::NonZeroU32, sync::Arc, time::Duration};
