@@ -8,6 +8,8 @@
 )]
 
 mod audio;
+#[cfg(unix)]
+mod broker;
 mod cli;
 mod config;
 mod demo;

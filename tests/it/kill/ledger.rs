@@ -1,0 +1,258 @@
+//! What was sent, reported, delivered and acknowledged during a run, and the laws that must hold of it. Pure; the
+//! actors write into it behind a lock.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+};
+
+use uuid::Uuid;
+
+/// Which event: the `n`th of a producer. Its id can be read back into it, so that no table is needed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Name {
+    pub(crate) producer: u8,
+    pub(crate) n: u32,
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p{}#{}", self.producer, self.n)
+    }
+}
+
+impl Name {
+    pub(crate) fn id(self, seed: u64) -> Uuid {
+        let mut bytes = [0; 16];
+        bytes[..6].copy_from_slice(&seed.to_le_bytes()[..6]);
+        bytes[11] = self.producer;
+        bytes[12..].copy_from_slice(&self.n.to_be_bytes());
+        uuid::Builder::from_random_bytes(bytes).into_uuid()
+    }
+
+    pub(crate) fn of(id: Uuid, seed: u64) -> Option<Self> {
+        let bytes = id.as_bytes();
+        let name = Self { producer: bytes[11], n: u32::from_be_bytes(bytes[12..].try_into().unwrap()) };
+        (name.id(seed) == id).then_some(name)
+    }
+}
+
+/// One consumer process, from its start to its death.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Life {
+    pub(crate) consumer: u8,
+    pub(crate) number: u32,
+}
+
+/// Milliseconds of the system's clock, which the processes share.
+pub(crate) type Ms = u64;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Handed {
+    /// When the consumer process handed it out, as it says itself.
+    pub(crate) at: Ms,
+    pub(crate) life: Life,
+    pub(crate) attempt: u32,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    /// When an event was given to a producer process; again each time that a new one resumed before it.
+    pub(crate) sent: HashMap<Name, Vec<Ms>>,
+    /// When it was first reported as durable.
+    pub(crate) reported: HashMap<Name, Ms>,
+    /// How often each outcome was reported.
+    pub(crate) outcomes: BTreeMap<String, usize>,
+    pub(crate) handed: HashMap<Name, Vec<Handed>>,
+    /// When the acknowledgement was first reported as durable.
+    pub(crate) acked: HashMap<Name, Ms>,
+    /// When consumer processes were killed.
+    pub(crate) deaths: HashMap<Life, Ms>,
+    /// When the broker was killed.
+    pub(crate) broker_kills: Vec<Ms>,
+    /// What was wrong at once, such as a process that ended by itself.
+    pub(crate) wrong: Vec<String>,
+}
+
+impl Ledger {
+    /// Everything that breaks a law, in words.
+    pub(crate) fn violations(&self, visibility: Ms) -> Vec<String> {
+        let mut found = self.wrong.clone();
+        for name in self.reported.keys().filter(|name| !self.acked.contains_key(name)) {
+            found.push(format!("{name:?} was reported durable and never acknowledged: {}", self.story(*name)));
+        }
+        for (name, handed) in &self.handed {
+            if !self.sent.contains_key(name) {
+                found.push(format!("{name:?} was delivered and never sent"));
+            }
+            let mut handed = handed.clone();
+            handed.sort_by_key(|handed| handed.at);
+            if let Some(acked) = self.acked.get(name)
+                && handed.iter().any(|handed| handed.at > *acked)
+            {
+                found.push(format!("{name:?} was delivered after its acknowledgement: {}", self.story(*name)));
+            }
+            for pair in handed.windows(2) {
+                if !self.may_repeat(*name, &pair[0], &pair[1], visibility) {
+                    found.push(format!("{name:?} was delivered again without need: {}", self.story(*name)));
+                }
+            }
+        }
+        for name in self.acked.keys().filter(|name| !self.handed.contains_key(name)) {
+            found.push(format!("{name:?} was acknowledged and never delivered"));
+        }
+        found.sort();
+        found
+    }
+
+    /// Whether at-least-once allows the second delivery: whoever had the first one was killed or lost its lease or its
+    /// connection, or the event had to be published again because nobody knew whether it had been.
+    fn may_repeat(&self, name: Name, first: &Handed, second: &Handed, visibility: Ms) -> bool {
+        let killed_between = |from: Ms, to: Ms| self.broker_kills.iter().any(|at| (from..=to).contains(at));
+        let died = self.deaths.get(&first.life).is_some_and(|at| *at <= second.at);
+        let lease_ended = second.at >= first.at + visibility;
+        let sent = self.sent.get(&name).map_or(&[][..], Vec::as_slice);
+        let reported = self.reported.get(&name).copied().unwrap_or(Ms::MAX);
+        let published_again =
+            sent.len() > 1 || sent.first().is_some_and(|sent| killed_between(*sent, reported));
+        died || lease_ended || killed_between(first.at, second.at) || published_again
+    }
+
+    /// What happened to one event, with times relative to its sending.
+    fn story(&self, name: Name) -> String {
+        let start = self.sent.get(&name).and_then(|sent| sent.first()).copied().unwrap_or_default();
+        let since = |at: &Ms| *at as i64 - start as i64;
+        let sent: Vec<_> = self.sent.get(&name).into_iter().flatten().map(since).collect();
+        let mut handed: Vec<_> = self.handed.get(&name).into_iter().flatten().collect();
+        handed.sort_by_key(|handed| handed.at);
+        let handed: Vec<_> = handed
+            .iter()
+            .map(|handed| {
+                let Life { consumer, number } = handed.life;
+                let death = self.deaths.get(&handed.life).map(since);
+                format!("{} to c{consumer}.{number} (attempt {}, died {death:?})", since(&handed.at), handed.attempt)
+            })
+            .collect();
+        format!(
+            "sent {sent:?}, reported {:?}, handed {handed:?}, acked {:?}, broker kills {:?} ms",
+            self.reported.get(&name).map(since),
+            self.acked.get(&name).map(since),
+            self.broker_kills.iter().map(since).collect::<Vec<_>>(),
+        )
+    }
+
+    /// What breaks a law in the order in which events reached the bus: of each producer, first occurrences ascend and
+    /// everything reported is there.
+    pub(crate) fn order_violations(&self, log: &[Name]) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut seen = HashSet::new();
+        let mut last: HashMap<u8, Name> = HashMap::new();
+        for name in log {
+            if !seen.insert(*name) {
+                continue;
+            }
+            if let Some(before) = last.insert(name.producer, *name)
+                && before.n >= name.n
+            {
+                found.push(format!("{before:?} reached the bus before {name:?}"));
+            }
+        }
+        for name in self.reported.keys().filter(|name| !seen.contains(name)) {
+            found.push(format!("{name:?} was reported durable and is not on the bus"));
+        }
+        found.sort();
+        found
+    }
+
+    /// Deliveries beyond the first of each event.
+    pub(crate) fn repeats(&self) -> usize {
+        self.handed.values().map(|handed| handed.len() - 1).sum()
+    }
+}
+
+/// Fails with the first few of them.
+pub(crate) fn none(violations: &[String]) {
+    let shown: Vec<_> = violations.iter().take(20).map(String::as_str).collect();
+    assert!(violations.is_empty(), "{} violations, such as\n{}", violations.len(), shown.join("\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Name = Name { producer: 1, n: 7 };
+    const FIRST: Life = Life { consumer: 0, number: 1 };
+    const SECOND: Life = Life { consumer: 1, number: 1 };
+
+    /// One event, sent at 0, reported at 10, handed out at these times, acknowledged at 100.
+    fn run(handed: &[(Ms, Life)]) -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.sent.insert(A, vec![0]);
+        ledger.reported.insert(A, 10);
+        let handed = handed.iter().map(|(at, life)| Handed { at: *at, life: *life, attempt: 1 });
+        ledger.handed.insert(A, handed.collect());
+        ledger.acked.insert(A, 100);
+        ledger
+    }
+
+    #[test]
+    fn ids_name_their_events() {
+        for (seed, producer, n) in [(0, 0, 0), (u64::MAX, 3, u32::MAX), (77, 2, 24_999)] {
+            let name = Name { producer, n };
+            assert_eq!(Name::of(name.id(seed), seed), Some(name));
+        }
+        assert_eq!(Name::of(A.id(1), 2), None);
+        assert_eq!(Name::of(Uuid::new_v4(), 1), None);
+    }
+
+    #[test]
+    fn losses_are_noticed() {
+        assert_eq!(run(&[(50, FIRST)]).violations(1_000), Vec::<String>::new());
+        let mut ledger = run(&[(50, FIRST)]);
+        ledger.acked.clear();
+        assert!(ledger.violations(1_000)[0].contains("never acknowledged"));
+        assert!(ledger.order_violations(&[])[0].contains("not on the bus"));
+    }
+
+    #[test]
+    fn deliveries_after_the_acknowledgement_are_noticed() {
+        let mut ledger = run(&[(50, FIRST), (101, SECOND)]);
+        ledger.deaths.insert(FIRST, 60);
+        assert!(ledger.violations(1_000)[0].contains("after its acknowledgement"));
+    }
+
+    #[test]
+    fn repeats_need_a_reason() {
+        let twice = [(50, FIRST), (90, SECOND)];
+        assert!(run(&twice).violations(1_000)[0].contains("without need"));
+        assert_eq!(run(&twice).violations(40), Vec::<String>::new(), "the lease had ended");
+
+        let mut ledger = run(&twice);
+        ledger.deaths.insert(FIRST, 95);
+        assert_eq!(ledger.violations(1_000).len(), 1, "died only later");
+        ledger.deaths.insert(FIRST, 80);
+        assert_eq!(ledger.violations(1_000), Vec::<String>::new());
+
+        let mut ledger = run(&twice);
+        ledger.broker_kills = vec![20];
+        assert_eq!(ledger.violations(1_000).len(), 1, "the broker died between report and delivery");
+        for kill in [5, 60] {
+            ledger.broker_kills = vec![kill];
+            assert_eq!(ledger.violations(1_000), Vec::<String>::new());
+        }
+
+        let mut ledger = run(&twice);
+        ledger.sent.insert(A, vec![0, 30]);
+        assert_eq!(ledger.violations(1_000), Vec::<String>::new());
+    }
+
+    #[test]
+    fn only_the_first_time_counts_for_the_order() {
+        let names = |numbers: &[(u8, u32)]| -> Vec<Name> {
+            numbers.iter().map(|(producer, n)| Name { producer: *producer, n: *n }).collect()
+        };
+        let ledger = Ledger::default();
+        assert_eq!(ledger.order_violations(&names(&[(0, 0), (1, 0), (0, 1), (0, 0), (0, 1), (0, 2)])).len(), 0);
+        assert_eq!(ledger.order_violations(&names(&[(0, 0), (0, 2), (0, 1)])).len(), 1);
+    }
+}
