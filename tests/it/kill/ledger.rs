@@ -66,6 +66,8 @@ pub(crate) struct Ledger {
     pub(crate) handed: HashMap<Name, Vec<Handed>>,
     /// When the acknowledgement was first reported as durable.
     pub(crate) acked: HashMap<Name, Ms>,
+    /// How often acknowledgements were refused, and why.
+    pub(crate) refusals: BTreeMap<String, usize>,
     /// When consumer processes were killed.
     pub(crate) deaths: HashMap<Life, Ms>,
     /// When the broker was killed.
@@ -176,7 +178,6 @@ pub(crate) fn none(violations: &[String]) {
     assert!(violations.is_empty(), "{} violations, such as\n{}", violations.len(), shown.join("\n"));
 }
 
-#[cfg(test)]
 mod tests {
     use super::*;
 
