@@ -13,7 +13,7 @@ use std::{
 use clap::{ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use super::{
-    Context, Exit, Failure, Stream, Terminal, asr_serve, completions, config, demo, doctor, models,
+    Context, Exit, Failure, Stream, Terminal, asr_serve, bus, completions, config, demo, doctor, models,
     transcribe, version,
 };
 use crate::{
@@ -39,6 +39,7 @@ Examples:
   godctl transcribe --mic                       live captions
   godctl asr-serve --listen 127.0.0.1:8000      serve transcription to other programs
   godctl doctor                                 what works on this machine, and how to fix the rest
+  godctl bus tail                               watch events as they come
   godctl models list                            which speech models there are, and which are here
   godctl config show --origin                   every setting, and who set it
   godctl -c asr.threads=2 config check          try a setting without writing it down
@@ -79,6 +80,8 @@ enum Command {
     Transcribe(transcribe::Args),
     /// Watch the live pipeline transcribe recordings, and see how well it does
     Demo(demo::Args),
+    /// Publish, watch, replay and work off events
+    Bus(bus::Args),
     /// Show, check or explain the configuration
     Config(config::Args),
     /// Tell what works on this machine, and how to fix the rest
@@ -157,6 +160,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(args) => {
             let loaded = session.load(Overrides::default())?;
             demo::run(&args, &session.start(loaded, Audience::Person)?)
+        }
+        Command::Bus(args) => {
+            let loaded = session.load(args.overrides())?;
+            bus::run(&args, &session.start(loaded, Audience::Person)?)
         }
         Command::Config(args) => match args.action {
             config::Action::Example => config::example(),

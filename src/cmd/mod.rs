@@ -5,6 +5,7 @@
 //! that takes `&Args` and `&Context`, and a variant in `cli::Command` with its two or three match arms.
 
 mod asr_serve;
+mod bus;
 mod cli;
 mod completions;
 mod config;
@@ -12,8 +13,10 @@ mod demo;
 mod doctor;
 mod engine;
 pub mod models;
+mod notify;
 mod probe;
 mod transcribe;
+mod up;
 mod version;
 
 pub use cli::main;

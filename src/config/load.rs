@@ -10,7 +10,9 @@ use toml::{Table, Value, de::DeTable};
 
 use super::{
     Config, ConfigError, Entry, Environment, Origin, Paths,
+    mask::mask_addresses,
     schema::{SCHEMA, SECRET_KEYS, is_secret},
+    secret::without_credentials,
 };
 
 /// Variables named after the configuration: `GODCTL__ASR__LISTEN` is `asr.listen`.
@@ -266,7 +268,7 @@ fn from_assignment(text: &str) -> Result<Setting, ConfigError> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
     let key = key.trim();
     if key.is_empty() || !text.contains('=') {
-        return Err(ConfigError::Assignment { flag: format!("-c {key}") });
+        return Err(ConfigError::Assignment { flag: format!("-c {}", without_credentials(key)) });
     }
     let value = Given::Text(value.trim().to_owned());
     Ok(Setting { key: key.to_owned(), value, origin: Origin::Flag(format!("-c {key}=…")) })
@@ -282,7 +284,10 @@ fn typed(setting: Setting) -> Result<(String, Value, Origin), ConfigError> {
             text.parse::<Value>().map_or_else(|_| vec![string.clone()], |value| vec![value, string.clone()])
         }
     };
-    let show = |value: &Value| if is_secret(&key) { "***".to_owned() } else { value.to_string() };
+    let show = |value: &Value| match is_secret(&key) {
+        true => "***".to_owned(),
+        false => without_credentials(&mask_addresses(&value.to_string())),
+    };
     let Some(first) = candidates.first().map(show) else {
         unreachable!("there is always a candidate");
     };
@@ -305,7 +310,7 @@ fn typed(setting: Setting) -> Result<(String, Value, Origin), ConfigError> {
         insert(&mut alone, &key, value.clone());
         match alone.try_into::<Config>() {
             Ok(_) => return Ok((key, value, origin)),
-            Err(error) => reason = reason.or_else(|| Some(error.message().trim().to_owned())),
+            Err(error) => reason = reason.or_else(|| Some(without_credentials(error.message().trim()))),
         }
     }
     let secret = SECRET_KEYS.contains(&key.as_str());

@@ -11,6 +11,7 @@
 mod bus;
 mod error;
 mod load;
+mod mask;
 mod paths;
 mod schema;
 mod secret;
@@ -25,9 +26,10 @@ pub use self::{
     bus::{Bus, BusUrl, Durability},
     error::{ConfigError, Violation},
     load::{Loaded, Loader, Overrides},
+    mask::{holds_password, mask_addresses},
     paths::{Environment, Paths},
     secret::{Secret, SecretError},
-    up::Up,
+    up::{CommandLine, Up},
     values::{Entry, Origin, Shown},
 };
 
@@ -402,9 +404,7 @@ impl Config {
         rule(bus.outbox_max > 0, "bus.outbox_max", "want 1 or more; a broker is always away at some time")?;
         rule(bus.outbox_max_mb > 0, "bus.outbox_max_mb", "want 1 or more")?;
 
-        rule((1..=3600).contains(&up.ready_s), "up.ready_s", "want 1 to 3600")?;
-        rule((1..=600).contains(&up.stop_s), "up.stop_s", "want 1 to 600")?;
-        rule((1..=86_400).contains(&up.window_s), "up.window_s", "want 1 to 86400")?;
+        up.validate()?;
 
         rule((1..=600).contains(&shutdown.deadline_s), "shutdown.deadline_s", "want 1 to 600")
     }

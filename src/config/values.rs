@@ -104,6 +104,7 @@ impl Config {
     fn has_secret(&self, key: &str) -> bool {
         match key {
             "models.token" => self.models.token.is_some(),
+            "bus.password" => self.bus.password.is_some(),
             _ => false,
         }
     }

@@ -1,13 +1,25 @@
 //! The Bloodbank envelope: written strictly, read tolerantly. Pure; nothing here runs in the background.
 //!
-//! [`Event`] is the one shape that the rest of the program sees. `read` turns each shape found on the wire into it,
-//! `registry` holds the payloads of the types that godctl itself emits, `topic` the patterns, `ids` the ids.
+//! [`Event`] is the one shape that the rest of the program sees. `read` turns each shape found on the wire into it and
+//! `write` turns it into bytes, `view` finds in it what readers look for, `registry` holds the payloads of the types
+//! that godctl itself emits, `topic` the patterns, `ids` the ids, `domain` the names and colours of domains.
 
+pub mod domain;
+pub mod ids;
+pub mod read;
+#[cfg(test)]
+mod tests;
 pub mod topic;
+mod view;
+mod write;
+
+pub use read::read;
+pub use write::check;
 
 use std::{borrow::Borrow, fmt};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -15,8 +27,17 @@ use uuid::Uuid;
 /// What `version` says in every envelope that we write.
 pub const VERSION: &str = "1.0.0";
 
+/// What a required word says where the producer said nothing.
+pub const UNKNOWN: &str = "unknown";
+
+/// The largest depth of a JSON text, its outermost object counted, that is read and written; what serde_json allows.
+pub const MAX_DEPTH: usize = 127;
+
 /// One event.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+///
+/// There is no `Deserialize`, because there is one way to read an event: [`read()`].
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[schemars(title = "Event envelope")]
 pub struct Event {
     /// Unique; the same event published again has the same one.
     pub event_id: Uuid,
@@ -25,6 +46,7 @@ pub struct Event {
     /// When, by the clock of who saw it. UTC.
     pub timestamp: Timestamp,
     /// Of the envelope.
+    #[schemars(regex(pattern = r"^[0-9]+\.[0-9]+(\.[0-9]+)?$"))]
     pub version: String,
     /// Who says so.
     pub source: Source,
@@ -41,12 +63,13 @@ pub struct Event {
 }
 
 /// A name such as `voice.transcription.completed`: 1 to 255 bytes without control characters.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
-pub struct EventType(String);
+#[schemars(inline)]
+pub struct EventType(#[schemars(length(min = 1, max = 255))] String);
 
 /// Who says so.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Source {
     /// The machine.
     pub host: String,
@@ -61,7 +84,7 @@ pub struct Source {
 }
 
 /// The agent that was at work: the union of what the readers of this envelope look for.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, JsonSchema)]
 pub struct AgentContext {
     /// Its name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,6 +97,7 @@ pub struct AgentContext {
     pub project: Option<String>,
     /// `claude-code`, `gemini-cli`, `custom`, …; some readers refuse a context without it.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schemars(required)]
     pub kind: Option<String>,
     /// What else was said; `name` and `instance_id` repeat two of the above for other readers.
     #[serde(flatten)]
@@ -120,6 +144,30 @@ impl Event {
             agent_context: None,
             payload,
             extra: Map::new(),
+        }
+    }
+}
+
+impl Source {
+    /// A source on a machine.
+    #[must_use]
+    pub fn new(host: impl Into<String>, app: impl Into<String>, kind: impl Into<String>) -> Self {
+        Self { host: host.into(), app: app.into(), kind: kind.into(), extra: Map::new() }
+    }
+}
+
+impl AgentContext {
+    /// All that any reader asks for: some know an agent by `agent_name` and `session_id`, others by `name` and
+    /// `instance_id`, so both are written. `kind` is `claude-code`, `gemini-cli`, `custom`, ….
+    #[must_use]
+    pub fn new(kind: &str, name: &str, session: &str, project: &str) -> Self {
+        let extra = [("name", name), ("instance_id", session)];
+        Self {
+            agent_name: Some(name.to_owned()),
+            session_id: Some(session.to_owned()),
+            project: Some(project.to_owned()),
+            kind: Some(kind.to_owned()),
+            extra: extra.into_iter().map(|(key, value)| (key.to_owned(), Value::from(value))).collect(),
         }
     }
 }

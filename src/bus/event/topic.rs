@@ -14,7 +14,9 @@ pub struct Pattern(String);
 
 /// Why a text is no pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a topic pattern; want words of at most 255 bytes between dots, * for one word, # for any number")]
+#[error(
+    "'{0}' is not a topic pattern; want words of at most 255 bytes between dots, * for one word, # for any number"
+)]
 pub struct PatternError(String);
 
 impl Pattern {
@@ -31,31 +33,44 @@ impl Pattern {
     }
 
     /// True if a queue bound with this pattern gets messages with this routing key.
+    ///
+    /// As in RabbitMQ: a word may be empty, so `a..b` has three and `a.` has two, but an empty key has none.
     #[must_use]
     pub fn matches(&self, key: &str) -> bool {
-        // Two rows of the usual table: `reach[i]` says whether the pattern so far takes the first `i` words.
-        let words: Vec<&str> = if key.is_empty() { Vec::new() } else { key.split('.').collect() };
-        let mut reach = vec![false; words.len() + 1];
-        reach[0] = true;
-        for token in self.0.split('.').filter(|_| !self.0.is_empty()) {
-            let mut next = vec![false; words.len() + 1];
-            match token {
-                "#" => {
-                    let mut open = false;
-                    for (before, after) in reach.iter().zip(next.iter_mut()) {
-                        open |= before;
-                        *after = open;
-                    }
+        let mut pattern = Some(self.0.as_str());
+        let mut rest = if key.is_empty() { None } else { Some(key) };
+        // The pattern behind the last `#`, and what is left of the key if that `#` takes one word more. An earlier `#`
+        // need not be tried again: whatever it could leave out, the last one can take.
+        let mut retry: Option<(Option<&str>, &str)> = None;
+        loop {
+            let advanced = match (pattern.map(cut), rest.map(cut)) {
+                (None, None) => return true,
+                (Some(("#", behind)), _) => {
+                    pattern = behind;
+                    retry = rest.map(|rest| (behind, rest));
+                    // `#` takes nothing at first.
+                    true
                 }
-                token => {
-                    for (i, word) in words.iter().enumerate() {
-                        next[i + 1] = reach[i] && (token == "*" || token == *word);
-                    }
+                (Some((word, behind)), Some((first, others))) if word == "*" || word == first => {
+                    (pattern, rest) = (behind, others);
+                    true
                 }
+                _ => false,
+            };
+            if !advanced {
+                let Some((behind, left)) = retry else { return false };
+                (pattern, rest) = (behind, cut(left).1);
+                retry = rest.map(|rest| (behind, rest));
             }
-            reach = next;
         }
-        reach.last().copied().unwrap_or(false)
+    }
+}
+
+/// The first word, and what follows its dot.
+fn cut(text: &str) -> (&str, Option<&str>) {
+    match text.split_once('.') {
+        Some((word, rest)) => (word, Some(rest)),
+        None => (text, None),
     }
 }
 
@@ -88,5 +103,89 @@ impl std::str::FromStr for Pattern {
 
     fn from_str(text: &str) -> Result<Self, PatternError> {
         Self::try_from(text.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The definition, without regard for speed.
+    fn reference(pattern: &[&str], key: &[&str]) -> bool {
+        match (pattern, key) {
+            ([], []) => true,
+            (["#", others @ ..], _) => (0..=key.len()).any(|taken| reference(others, &key[taken..])),
+            ([word, others @ ..], [first, rest @ ..]) => {
+                (*word == "*" || word == first) && reference(others, rest)
+            }
+            _ => false,
+        }
+    }
+
+    fn words(text: &str) -> Vec<&str> {
+        if text.is_empty() { Vec::new() } else { text.split('.').collect() }
+    }
+
+    fn matches(pattern: &str, key: &str) -> bool {
+        pattern.parse::<Pattern>().unwrap().matches(key)
+    }
+
+    #[test]
+    fn a11_topics_match_as_in_rabbitmq() {
+        for (pattern, key, expected) in [
+            ("agent.*.started", "agent.session.started", true),
+            ("agent.*", "agent.session.started", false),
+            ("#", "agent.session.started", true),
+            ("#", "", true),
+            ("*", "", false),
+            ("*", "a", true),
+            ("*.*", "a", false),
+            ("agent.#", "agent", true),
+            ("agent.#", "agents", false),
+            ("#.started", "agent.session.started", true),
+            ("#.started", "started", true),
+            ("a.#.z", "a.z", true),
+            ("a.#.z", "a.b.z.c.z", true),
+            ("#.b.#.b", "b.a.b", true),
+            ("#.b.#.b", "a.b", false),
+            ("#.#", "", true),
+            ("#.*", "", false),
+            ("*.#.*", "a.b", true),
+            // A wildcard is a whole word.
+            ("ag*.x", "agent.x", false),
+            // Empty words are words.
+            ("a.*.b", "a..b", true),
+            ("a.b", "a.b.", false),
+            ("a.b.*", "a.b.", true),
+            (".", ".", true),
+            ("*.*", ".", true),
+            ("a", "A", false),
+        ] {
+            assert_eq!(matches(pattern, key), expected, "{pattern} {key}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_has_1_to_255_bytes_and_no_control_characters() {
+        for bad in ["", "a\nb", "\0"] {
+            assert!(bad.parse::<Pattern>().is_err(), "{bad:?}");
+        }
+        assert!("a".repeat(255).parse::<Pattern>().is_ok());
+        let error = "a".repeat(256).parse::<Pattern>().unwrap_err();
+        assert!(error.to_string().len() < 250, "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn matching_agrees_with_its_definition(
+            pattern in prop::collection::vec(prop::sample::select(vec!["#", "*", "a", "b", ""]), 1..7),
+            key in prop::collection::vec(prop::sample::select(vec!["a", "b", ""]), 0..9),
+        ) {
+            let (pattern, key) = (pattern.join("."), key.join("."));
+            prop_assume!(!pattern.is_empty());
+            prop_assert_eq!(matches(&pattern, &key), reference(&words(&pattern), &words(&key)), "{} {}", pattern, key);
+        }
     }
 }

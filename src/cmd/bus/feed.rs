@@ -1,0 +1,146 @@
+//! Many events onto a bus: in order, in batches, and again while the bus is away or full.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::bus::{BusError, Event, Publish, Published, SharedBus};
+
+/// The wait after the first failure; it doubles with each further one.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+
+/// No wait is longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// What became of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Outcome {
+    /// It is on the bus.
+    Published,
+    /// It was on the bus already.
+    Duplicate,
+    /// It waits in the outbox.
+    Deferred,
+    /// The broker took it, and nobody is bound to get it.
+    Unrouted,
+}
+
+/// Sends events to one bus.
+#[derive(Debug)]
+pub(super) struct Feed {
+    bus: SharedBus,
+    cancelled: CancellationToken,
+    give_up_after: Option<Duration>,
+}
+
+impl Feed {
+    /// Feeds `bus` until `cancelled`. Tries for so long after the first failure in a row, or for ever.
+    pub(super) fn new(bus: SharedBus, cancelled: CancellationToken, give_up_after: Option<Duration>) -> Self {
+        Self { bus, cancelled, give_up_after }
+    }
+
+    /// Publishes the events in this order and tells what became of each; an error of its own (too large) leaves the
+    /// others alone. A bus that is away or full is tried again with growing waits.
+    ///
+    /// # Errors
+    /// What concerns all of them: the user's interrupt, a wait that was long enough, a bus that is broken.
+    pub(super) async fn send(&self, events: &[Event]) -> anyhow::Result<Vec<Result<Outcome, BusError>>> {
+        let mut outcomes = Vec::with_capacity(events.len());
+        for run in self.runs(events) {
+            // Those of a run that are refused for themselves are found by halving it.
+            let mut rest = vec![run];
+            while let Some(part) = rest.pop() {
+                match self.publish(part).await? {
+                    Ok(published) => outcomes.extend(tell(published, part.len()).into_iter().map(Ok)),
+                    Err(error) if part.len() == 1 => outcomes.push(Err(error)),
+                    Err(_) => {
+                        let (first, second) = part.split_at(part.len() / 2);
+                        rest.extend([second, first]);
+                    }
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Stretches of events that share their fate. Where the bus counts those that nobody takes, these are events of
+    /// one type, because the count does not say which ones they were.
+    fn runs<'a>(&self, events: &'a [Event]) -> Vec<&'a [Event]> {
+        match self.bus.capabilities().reports_unrouted {
+            true => events.chunk_by(|a, b| a.event_type == b.event_type).collect(),
+            false => vec![events],
+        }
+    }
+
+    /// Publishes until it works; the inner error is one that concerns a single event.
+    async fn publish(&self, events: &[Event]) -> anyhow::Result<Result<Published, BusError>> {
+        let mut wait = FIRST_WAIT;
+        let mut failing_since: Option<Instant> = None;
+        loop {
+            let error = tokio::select! {
+                biased;
+                () = self.cancelled.cancelled() => bail!("interrupted"),
+                result = self.bus.publish(events, Publish::default()) => match result {
+                    Ok(published) => return Ok(Ok(published)),
+                    Err(error @ (BusError::TooLarge { .. } | BusError::Invalid(_))) => return Ok(Err(error)),
+                    Err(error) if error.is_retryable() => error,
+                    Err(error) => return Err(error.into()),
+                },
+            };
+            let since = *failing_since.get_or_insert_with(|| {
+                warn!(%error, "trying again until it works");
+                Instant::now()
+            });
+            if self.give_up_after.is_some_and(|limit| since.elapsed() >= limit) {
+                return Err(error.into());
+            }
+            // Between half and all of it, so that many programs do not come back at once.
+            let jittered = wait.mul_f32(0.5 + fastrand::f32() / 2.0);
+            tokio::select! {
+                biased;
+                () = self.cancelled.cancelled() => bail!("interrupted while waiting: {error}"),
+                () = tokio::time::sleep(jittered) => {}
+            }
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+}
+
+/// Which event became what. The bus only counts, so for a mixed run this follows from the order in which things
+/// happen: duplicates are what an earlier run had published before it was cut off, and deferred is what came after
+/// the connection was lost.
+fn tell(published: Published, events: usize) -> Vec<Outcome> {
+    let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(events);
+    let deferred_from = events - count(published.deferred);
+    let duplicates = count(published.duplicates);
+    let sent = if published.unrouted > 0 { Outcome::Unrouted } else { Outcome::Published };
+    (0..events)
+        .map(|index| match index {
+            index if index < duplicates => Outcome::Duplicate,
+            index if index >= deferred_from => Outcome::Deferred,
+            _ => sent,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_become_outcomes_in_the_order_in_which_things_happen() {
+        use Outcome::{Deferred, Duplicate, Published as Sent, Unrouted};
+        let of = |accepted, duplicates, unrouted, deferred, n| {
+            tell(Published { accepted, duplicates, unrouted, deferred, last: None }, n)
+        };
+        assert_eq!(of(2, 0, 0, 0, 2), [Sent, Sent]);
+        assert_eq!(of(1, 2, 0, 0, 3), [Duplicate, Duplicate, Sent]);
+        assert_eq!(of(1, 0, 0, 1, 2), [Sent, Deferred]);
+        assert_eq!(of(0, 0, 0, 2, 2), [Deferred, Deferred]);
+        assert_eq!(of(2, 0, 2, 0, 2), [Unrouted, Unrouted]);
+        assert_eq!(of(0, 9, 0, 9, 1), [Duplicate], "never more than there are");
+    }
+}

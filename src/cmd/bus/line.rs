@@ -1,0 +1,241 @@
+//! An event as a person reads it: one line, in which nothing that came from outside is obeyed by the terminal. Pure.
+
+use std::fmt::Write as _;
+
+use jiff::{Timestamp, tz::TimeZone};
+use serde_json::Value;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
+use super::envelope::{color_of, session};
+use crate::bus::{Body, Event, Received};
+
+/// How lines look.
+#[derive(Debug, Clone)]
+pub(super) struct Look {
+    /// Colour codes are welcome.
+    pub(super) color: bool,
+    /// Cut lines to so many columns.
+    pub(super) width: Option<usize>,
+    /// Whose clock to show.
+    pub(super) zone: TimeZone,
+}
+
+/// Members of a payload that say what the event is about, the first one first.
+const TELLING: [&str; 12] = [
+    "text",
+    "prompt",
+    "message",
+    "response",
+    "error_message",
+    "content",
+    "transcript_text",
+    "response_text",
+    "title",
+    "topic",
+    "summary",
+    "name",
+];
+
+/// Columns for the type; a longer one moves what follows.
+const TYPE_COLUMNS: usize = 32;
+
+/// Columns for the program.
+const APP_COLUMNS: usize = 14;
+
+/// Letters of a session that are shown; enough to tell those of a day apart.
+const SESSION_LETTERS: usize = 8;
+
+/// Characters of a payload that are looked at where the line is not cut.
+const LONGEST_GIST: usize = 500;
+
+impl Look {
+    /// Time, type, program, session, and what it is about. `now` decides whether the date is shown.
+    pub(super) fn row(&self, received: &Received, now: Timestamp) -> String {
+        match &received.body {
+            Body::Event(event) => self.event(event, now),
+            Body::Unparsed(unparsed) => {
+                let time = self.time(received.at.unwrap_or(now), now);
+                let raw = printable(&String::from_utf8_lossy(&unparsed.raw), LONGEST_GIST);
+                let key = printable(&received.routing_key, LONGEST_GIST);
+                let text = format!("unparsed  {key}  {}: {raw}", printable(&unparsed.reason, LONGEST_GIST));
+                self.paint(&format!("{time}  "), &self.cut(&text, time.width() + 2), Some(YELLOW), "")
+            }
+        }
+    }
+
+    /// A line between the events, such as a gap.
+    pub(super) fn note(&self, text: &str) -> String {
+        self.paint("", &self.cut(&format!("-- {} --", printable(text, LONGEST_GIST)), 0), Some(YELLOW), "")
+    }
+
+    fn event(&self, event: &Event, now: Timestamp) -> String {
+        let time = self.time(event.timestamp, now);
+        let kind = printable(event.event_type.as_str(), LONGEST_GIST);
+        let app = printable(&event.source.app, LONGEST_GIST);
+        let session = session(event).map_or_else(String::new, |id| {
+            format!("{}  ", printable(&id.chars().take(SESSION_LETTERS).collect::<String>(), LONGEST_GIST))
+        });
+        let before = format!("{time}  ");
+        let after = format!("  {app:<APP_COLUMNS$}  {session}{}", gist(&event.payload));
+        let kind_columns = kind.width().max(TYPE_COLUMNS);
+        let after = self.cut(&after, before.width() + kind_columns);
+        self.paint(&before, &format!("{kind:<TYPE_COLUMNS$}"), Some(color_of(event)), after.trim_end())
+    }
+
+    fn time(&self, at: Timestamp, now: Timestamp) -> String {
+        let (at, today) = (at.to_zoned(self.zone.clone()), now.to_zoned(self.zone.clone()).date());
+        let format = if at.date() == today { "%H:%M:%S%.3f" } else { "%Y-%m-%d %H:%M:%S%.3f" };
+        at.strftime(format).to_string()
+    }
+
+    /// As much of a text as fits behind `used` columns.
+    fn cut(&self, text: &str, used: usize) -> String {
+        let room = self.width.map_or(usize::MAX, |width| width.saturating_sub(used));
+        if text.width() <= room {
+            return text.to_owned();
+        }
+        let mut columns = 1;
+        let fits = |c: &char| {
+            columns += c.width().unwrap_or(0);
+            columns <= room
+        };
+        text.chars().take_while(fits).chain(['…']).collect()
+    }
+
+    fn paint(&self, before: &str, text: &str, color: Option<u8>, after: &str) -> String {
+        match color.filter(|_| self.color) {
+            Some(color) => format!("{before}\x1b[38;5;{color}m{text}\x1b[0m{after}"),
+            None => format!("{before}{text}{after}"),
+        }
+    }
+}
+
+/// Of the palette of 256 colours.
+const YELLOW: u8 = 3;
+
+/// What an event is about, in a few words.
+fn gist(payload: &Value) -> String {
+    let telling = TELLING.iter().find_map(|name| payload.get(name)?.as_str());
+    let text = match (telling, payload) {
+        (Some(text), _) => text.to_owned(),
+        (None, Value::String(text)) => text.clone(),
+        (None, Value::Null) => String::new(),
+        (None, payload) => payload.to_string(),
+    };
+    printable(&text, LONGEST_GIST)
+}
+
+/// At most `limit` characters of a text, with those escaped that a terminal would obey or that would make the line
+/// look like another one: controls, and marks that change the direction of writing.
+pub(super) fn printable(text: &str, limit: usize) -> String {
+    let mut shown = String::with_capacity(text.len().min(limit));
+    for c in text.chars().take(limit) {
+        match c {
+            '\n' => shown.push_str("\\n"),
+            '\t' => shown.push_str("\\t"),
+            '\r' => shown.push_str("\\r"),
+            c if is_obeyed(c) => write!(shown, "{}", c.escape_unicode()).unwrap_or_default(),
+            c => shown.push(c),
+        }
+    }
+    if text.chars().nth(limit).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+}
+
+/// A value as one line of JSON. JSON itself allows the control characters above ASCII, which some terminals obey.
+pub(super) fn json_line(value: &Value) -> String {
+    let text = value.to_string();
+    let is_raw = |c: char| matches!(c, '\u{7f}'..='\u{9f}');
+    if !text.contains(is_raw) {
+        return text;
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            c if is_raw(c) => write!(shown, "\\u{:04x}", u32::from(c)).unwrap_or_default(),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        bus::{Unparsed, event::Stamp},
+        cmd::bus::envelope,
+    };
+
+    fn look(width: Option<usize>) -> Look {
+        Look { color: false, width, zone: TimeZone::UTC }
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn received(event_type: &str, payload: Value) -> Received {
+        let stamp = Stamp { id: uuid::Uuid::nil(), at: at("2026-11-21T12:00:00.25Z") };
+        let source = envelope::source("godctl-asr", "service");
+        let event = Event::new(stamp, event_type.parse().unwrap(), source, payload);
+        Received { position: None, at: None, routing_key: event_type.to_owned(), body: Body::Event(event) }
+    }
+
+    #[test]
+    fn a_row_tells_when_what_who_and_what_about() {
+        let now = at("2026-11-21T13:00:00Z");
+        let text = json!({ "text": "hello there", "session_id": "0197c2f0-1111", "is_final": true });
+        let rows = [
+            look(None).row(&received("voice.transcription.completed", text.clone()), now),
+            look(Some(60)).row(&received("voice.transcription.completed", text.clone()), now),
+            look(None).row(&received("x.y", json!({ "a": 1 })), now),
+            look(None).row(&received("x.y", json!(null)), at("2026-11-22T13:00:00Z")),
+            look(None).note("the connection was lost"),
+        ];
+        insta::assert_snapshot!(rows.join("\n"), @r#"
+        12:00:00.250  voice.transcription.completed     godctl-asr      0197c2f0  hello there
+        12:00:00.250  voice.transcription.completed     godctl-asr …
+        12:00:00.250  x.y                               godctl-asr      {"a":1}
+        2026-11-21 12:00:00.250  x.y                               godctl-asr
+        -- the connection was lost --
+        "#);
+        let colored = Look { color: true, ..look(None) }.row(&received("voice.a.b", text), now);
+        assert!(colored.contains("\x1b[38;5;") && colored.contains("\x1b[0m  godctl-asr"), "{colored:?}");
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_a_row_too() {
+        let unparsed = Unparsed { raw: b"not json\x1b[2J".to_vec(), reason: "expected ident".to_owned() };
+        let body = Body::Unparsed(unparsed);
+        let received = Received { position: None, at: None, routing_key: "x.y".to_owned(), body };
+        let row = look(None).row(&received, at("2026-11-21T12:00:00Z"));
+        assert_eq!(row, "12:00:00.000  unparsed  x.y  expected ident: not json\\u{1b}[2J");
+    }
+
+    #[test]
+    fn nothing_from_outside_is_obeyed() {
+        let payload = json!({ "text": "a\x1b[31mb\nc\u{9b}d\u{202e}e" });
+        let row = look(None).row(&received("x.y", payload.clone()), at("2026-11-21T12:00:00Z"));
+        assert!(row.ends_with(r"a\u{1b}[31mb\nc\u{9b}d\u{202e}e"), "{row}");
+        let line = json_line(&payload);
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), payload);
+        assert_eq!(printable(&"x".repeat(9), 4), "xxxx…");
+    }
+
+    #[test]
+    fn wide_letters_count_twice() {
+        let row = look(Some(70)).row(&received("x.y", json!({ "text": "漢字".repeat(50) })), Timestamp::MIN);
+        assert!(row.width() <= 70 && row.ends_with('…'), "{row}");
+    }
+}

@@ -1,0 +1,22 @@
+//! `godctl bus`: publish, watch, replay and work off events, and look after the bus.
+//!
+//! `command.rs` holds the tree of subcommands; each has a file of its own. They share `connection.rs` (open, use,
+//! close, exit codes), `feed.rs` and `lines.rs` (many events from a file or a pipe), `line.rs` (an event as a person
+//! reads it) and `quantity.rs` (durations, sizes and moments as people write them).
+
+mod command;
+mod connection;
+mod envelope;
+mod feed;
+mod line;
+mod lines;
+mod publish;
+mod publish_lines;
+mod quantity;
+mod seen;
+mod tail;
+mod work;
+mod work_command;
+mod work_lines;
+
+pub(super) use command::{Args, run};
