@@ -11,7 +11,7 @@ use std::{
 };
 
 use godctl::{
-    bus::{Event, EventBus as _, Publish, Query, SharedBus, Start, Subscription, connect, event::Source, event::Stamp},
+    bus::{Event, Publish, Query, SharedBus, Start, Subscription, connect, event::Source, event::Stamp},
     config,
     shutdown::Shutdown,
 };
@@ -46,13 +46,19 @@ pub(crate) fn measure(dir: &Path) {
             drop(bus.subscribe(subscription()).await.unwrap());
             times[1].push(started.elapsed());
             for (pattern, times) in ["voice.#", "rare.#"].iter().zip(&mut times[2..]) {
-                let query =
-                    Query { patterns: vec![pattern.parse().unwrap()], before: None, since: None, limit: 1_000 };
+                let query = Query {
+                    patterns: vec![pattern.parse().unwrap()],
+                    before: None,
+                    since: None,
+                    limit: 1_000,
+                };
                 let started = Instant::now();
                 let page = bus.page(query).await.unwrap();
                 times.push(started.elapsed());
                 assert_eq!(page.len(), 1_000);
-                assert!(page.iter().all(|event| event.routing_key.starts_with(pattern.trim_end_matches('#'))));
+                assert!(
+                    page.iter().all(|event| event.routing_key.starts_with(pattern.trim_end_matches('#')))
+                );
             }
             bus.close().await;
             life.finish(Duration::from_secs(5)).await.unwrap();
@@ -87,8 +93,12 @@ async fn open(file: &Path, life: &Shutdown) -> SharedBus {
 async fn publish_templates(file: &Path) {
     let life = Shutdown::new();
     let bus = open(file, &life).await;
-    let source =
-        || Source { host: "bench".into(), app: "bench".into(), kind: "service".into(), extra: serde_json::Map::new() };
+    let source = || Source {
+        host: "bench".into(),
+        app: "bench".into(),
+        kind: "service".into(),
+        extra: serde_json::Map::new(),
+    };
     let events: Vec<_> = (0..TEMPLATES)
         .map(|n| {
             let kind = match n {
@@ -98,7 +108,12 @@ async fn publish_templates(file: &Path) {
                     format!("{domain}.entity{}.made", n % 7)
                 }
             };
-            Event::new(Stamp::now(), kind.parse().unwrap(), source(), json!({ "n": n, "text": "words".repeat(6) }))
+            Event::new(
+                Stamp::now(),
+                kind.parse().unwrap(),
+                source(),
+                json!({ "n": n, "text": "words".repeat(6) }),
+            )
         })
         .collect();
     assert_eq!(bus.publish(&events, Publish::default()).await.unwrap().accepted, TEMPLATES);
@@ -111,7 +126,8 @@ async fn multiply(file: &Path) {
     let options = SqliteConnectOptions::new().filename(file);
     let mut connection = options.disable_statement_logging().connect().await.unwrap();
     let put_back = take_away_indices_and_triggers(&mut connection).await;
-    run(&mut connection, "PRAGMA journal_mode = DELETE; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF").await;
+    run(&mut connection, "PRAGMA journal_mode = DELETE; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
+        .await;
     run(&mut connection, "PRAGMA cache_size = -200000; PRAGMA temp_store = MEMORY").await;
     run(
         &mut connection,

@@ -142,7 +142,8 @@ impl<'a> Run<'a> {
                 consumer.kill(|_| {});
             }
         });
-        let kills = |roles: &[Role]| -> u32 { roles.iter().map(|role| role.kills.load(Ordering::Relaxed)).sum() };
+        let kills =
+            |roles: &[Role]| -> u32 { roles.iter().map(|role| role.kills.load(Ordering::Relaxed)).sum() };
         let played = Played {
             took: self.started.elapsed(),
             kills: (kills(&self.producers), kills(&self.consumers)),
@@ -166,9 +167,20 @@ impl<'a> Run<'a> {
     /// The arguments of a consumer.
     fn work(&self) -> Vec<String> {
         let visibility = format!("{}ms", self.visibility.as_millis());
-        ["bus", "work", self.queue, "--lines", "--bind", "kill.#", "--visibility", &visibility, "--max-attempts", "100"]
-            .map(str::to_owned)
-            .to_vec()
+        [
+            "bus",
+            "work",
+            self.queue,
+            "--lines",
+            "--bind",
+            "kill.#",
+            "--visibility",
+            &visibility,
+            "--max-attempts",
+            "100",
+        ]
+        .map(str::to_owned)
+        .to_vec()
     }
 
     fn wait_for_the_rest(&self) {
@@ -222,7 +234,8 @@ impl<'a> Run<'a> {
         let log = format!("producer-{producer}.log");
         let mut confirmed = 0;
         while confirmed < self.events && !self.is_over() {
-            let (_, stdin, stdout) = role.begin(self.spawn(&log, &["bus", "publish", "--lines"].map(str::to_owned)));
+            let (_, stdin, stdout) =
+                role.begin(self.spawn(&log, &["bus", "publish", "--lines"].map(str::to_owned)));
             let reported = AtomicU32::new(confirmed);
             let gone = AtomicBool::new(false);
             std::thread::scope(|scope| {
@@ -277,7 +290,8 @@ impl<'a> Run<'a> {
             let torn = !line.ends_with('}');
             return if torn { () } else { self.wrong(format!("producer {producer} said {line}")) };
         };
-        let Some(name) = Name::of(reported.event_id, self.seed).filter(|name| name.producer == producer) else {
+        let Some(name) = Name::of(reported.event_id, self.seed).filter(|name| name.producer == producer)
+        else {
             return self.wrong(format!("producer {producer} reported an unknown event: {line}"));
         };
         let mut ledger = self.ledger.lock();

@@ -151,7 +151,11 @@ fn a_bridge_that_is_killed_neither_loses_nor_repeats() {
     let numbers: Vec<u32> = log.iter().map(|name| name.n).collect();
     let expected: Vec<u32> = (0..count).collect();
     let wrong = numbers.iter().zip(&expected).position(|(got, expected)| got != expected);
-    assert!(numbers == expected, "{} of {count} events came over; the first wrong one at {wrong:?}", numbers.len());
+    assert!(
+        numbers == expected,
+        "{} of {count} events came over; the first wrong one at {wrong:?}",
+        numbers.len()
+    );
 }
 
 /// About as long as the bridge is killed.

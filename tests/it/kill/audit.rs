@@ -37,9 +37,11 @@ pub(super) fn end(url: &str, seed: u64) -> Vec<Name> {
     on_a_channel(url, async |channel| {
         channel.basic_qos(1_000, BasicQosOptions::default()).await.unwrap();
         let options = BasicConsumeOptions::default();
-        let mut consumer =
-            channel.basic_consume(QUEUE.into(), "audit".into(), options, FieldTable::default()).await.unwrap();
-        let mut names = Vec::new();
+        let mut consumer = channel
+            .basic_consume(QUEUE.into(), "audit".into(), options, FieldTable::default())
+            .await
+            .unwrap();
+        let (mut names, mut last) = (Vec::new(), None);
         // The broker doesn't say that a queue is empty; two seconds are a thousand times what it takes to go on.
         while let Ok(delivery) = tokio::time::timeout(Duration::from_secs(2), consumer.next()).await {
             let delivery = delivery.unwrap().unwrap();
@@ -50,6 +52,10 @@ pub(super) fn end(url: &str, seed: u64) -> Vec<Name> {
             if names.len() % 500 == 0 {
                 delivery.ack(BasicAckOptions { multiple: true }).await.unwrap();
             }
+            last = Some(delivery);
+        }
+        if let Some(delivery) = last.filter(|_| names.len() % 500 != 0) {
+            delivery.ack(BasicAckOptions { multiple: true }).await.unwrap();
         }
         names
     })

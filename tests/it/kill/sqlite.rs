@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::{
-    actors::{Run, event, pause},
+    actors::{Run, event},
     events,
     ledger::{Name, none},
     seed, turn,
@@ -61,8 +61,10 @@ fn sqlite_survives_deaths_in_the_middle_of_a_write() {
     println!("seed {seed} (GODCTL_KILL_SEED)");
     let reported = Mutex::new(HashSet::new());
     let most = std::thread::scope(|scope| {
-        let writers =
-            [0, 1].map(|producer| scope.spawn(|| die_often(&home, producer, seed, &reported)));
+        let writers = [0, 1].map(|producer| {
+            let (home, reported) = (&home, &reported);
+            scope.spawn(move || die_often(home, producer, seed, reported))
+        });
         writers.map(|writer| writer.join().unwrap())
     });
     let reported = reported.into_inner();
@@ -75,7 +77,8 @@ fn sqlite_survives_deaths_in_the_middle_of_a_write() {
     let lost: Vec<_> = reported.difference(&there).collect();
     assert!(lost.is_empty(), "{} reported events are lost, such as {:?}", lost.len(), lost[0]);
     for producer in [0, 1] {
-        let numbers: Vec<u32> = log.iter().filter(|name| name.producer == producer).map(|name| name.n).collect();
+        let numbers: Vec<u32> =
+            log.iter().filter(|name| name.producer == producer).map(|name| name.n).collect();
         assert!(numbers.iter().enumerate().all(|(i, n)| i as u32 == *n), "producer {producer} left a hole");
     }
 }
