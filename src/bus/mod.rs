@@ -5,6 +5,8 @@
 //! that all of them pass. `connect` chooses one by its address. Whatever a backend runs in the background is started
 //! through `Shutdown` and ends with it, or with [`EventBus::close`].
 
+pub mod backoff;
+pub mod breaker;
 pub mod connect;
 pub mod event;
 pub mod memory;
