@@ -287,6 +287,7 @@ pub struct Received {
 
 /// An event, or what could not be read as one.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are events, and a received event is boxed as a whole")]
 pub enum Body {
     /// Read, whatever shape it came in.
     Event(Event),
