@@ -10,6 +10,7 @@ pub mod breaker;
 pub mod connect;
 pub mod event;
 pub mod memory;
+pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod testkit;
 
