@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::schema::is_secret;
+use super::schema::{SCHEMA, is_secret};
 
 /// The text with user, password and query of each address in it replaced by `***`, so that it is fit to print.
 #[must_use]
@@ -21,8 +21,10 @@ pub fn mask_addresses(text: &str) -> String {
 /// The value of a key, fit to print. Where the key wants an address, one that lacks its scheme is masked too.
 pub(super) fn mask_value(key: &str, value: &str) -> String {
     let shown = mask_addresses(value);
+    // A mistyped key still carries an address.
+    let is_address = || key == "bus.url" || SCHEMA.nearest(key) == Some("bus.url");
     match shown.rsplit_once('@') {
-        Some((_, host)) if key == "bus.url" && !shown.contains("://") => {
+        Some((_, host)) if !shown.contains("://") && is_address() => {
             let opening: String = shown.chars().take_while(|c| ['"', '\'', '['].contains(c)).collect();
             format!("{opening}***@{host}")
         }

@@ -3,7 +3,8 @@
 use clap::Subcommand;
 
 use super::{
-    connection::with_exit_code, dead, export, ids, import, prune, publish, queues, replay, stats, tail, work,
+    connection::with_exit_code, dead, export, ids, import, prune, publish, queues, replay, schema, stats,
+    tail, work,
 };
 use crate::{cmd::Context, config::Overrides};
 
@@ -63,6 +64,10 @@ enum Action {
     Stats(stats::Args),
     /// Delete old events
     Prune(prune::Args),
+    /// Show what events look like, as JSON Schema
+    Schema(schema::SchemaArgs),
+    /// Check whether lines are events that every reader takes
+    Validate(schema::ValidateArgs),
     /// Tell whether a pattern matches an event type
     Match(ids::MatchArgs),
     /// Print the id that an event of this type and key always has
@@ -95,6 +100,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         Action::Import(args) => import::run(args, context),
         Action::Stats(args) => stats::run(args, context),
         Action::Prune(args) => prune::run(args, context),
+        Action::Schema(args) => schema::run_schema(args),
+        Action::Validate(args) => schema::run_validate(args, context),
         Action::Match(args) => ids::run_match(args),
         Action::EventId(args) => ids::run_event_id(args),
     };

@@ -9,13 +9,13 @@ use anyhow::bail;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::bus::{BusError, Event, Publish, Published, SharedBus};
+use crate::bus::{BusError, Event, Publish, Published, SharedBus, backoff::Backoff};
 
-/// The wait after the first failure; it doubles with each further one.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// What the pause after the first failure may be; it grows with each further one.
+const PAUSE: Duration = Duration::from_millis(200);
 
-/// No wait is longer.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// No pause is longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -128,7 +128,8 @@ impl Feed {
 
     /// Publishes until it works; the inner error is one that concerns a single event.
     async fn publish(&self, events: &[Event]) -> anyhow::Result<Result<Published, BusError>> {
-        let mut wait = FIRST_WAIT;
+        let mut backoff = Backoff::new(PAUSE, LONGEST_PAUSE);
+        let mut random = fastrand::Rng::new();
         let mut failing_since: Option<Instant> = None;
         loop {
             let error = tokio::select! {
@@ -148,14 +149,11 @@ impl Feed {
             if self.give_up_after.is_some_and(|limit| since.elapsed() >= limit) {
                 return Err(error.into());
             }
-            // Between half and all of it, so that many programs do not come back at once.
-            let jittered = wait.mul_f32(0.5 + fastrand::f32() / 2.0);
             tokio::select! {
                 biased;
                 () = self.cancelled.cancelled() => bail!("interrupted while waiting: {error}"),
-                () = tokio::time::sleep(jittered) => {}
+                () = tokio::time::sleep(backoff.pause(&mut random)) => {}
             }
-            wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 }

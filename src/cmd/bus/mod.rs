@@ -22,6 +22,7 @@ mod publish_lines;
 mod quantity;
 mod queues;
 mod replay;
+mod schema;
 mod seen;
 mod stats;
 mod table;
