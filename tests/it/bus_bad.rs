@@ -198,7 +198,7 @@ fn a_broker_that_refuses_is_told_from_one_that_is_not_there() {
 
     let wrong = format!("amqp://guest:hunter2@127.0.0.1:{}/%2f", broker.port());
     let queue = ["bus", "work", "mine", "--lines", "--idle", "1s", "--bind", "x.#", "--bus"];
-    let trace = ["--log", "trace"];
+    let trace = ["-vvv"];
     refused(&home.godctl(&[&queue[..], &[&wrong], &trace].concat()), 69, &["refused access", "amqp://***@"]);
     refused(
         &home.godctl(&[&queue[..], &["amqp://guest:hunter2@nowhere.invalid"], &trace].concat()),
