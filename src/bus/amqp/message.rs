@@ -117,10 +117,10 @@ pub(super) fn received(
     Received { position: headers.offset(), at, routing_key, body }
 }
 
-fn read(data: Vec<u8>, _routing_key: &str, _at: Option<Timestamp>, _limit: usize) -> Body {
-    match serde_json::from_slice(&data) {
+fn read(data: Vec<u8>, routing_key: &str, at: Option<Timestamp>, limit: usize) -> Body {
+    match event::read(&data, Some(routing_key), at.unwrap_or_else(Timestamp::now), limit) {
         Ok(event) => Body::Event(event),
-        Err(error) => Body::Unparsed(event::Unparsed { raw: data, reason: error.to_string() }),
+        Err(unparsed) => Body::Unparsed(unparsed),
     }
 }
 
