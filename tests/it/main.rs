@@ -10,6 +10,8 @@
 mod audio;
 #[cfg(unix)]
 mod broker;
+#[cfg(unix)]
+mod bus_bad;
 mod cli;
 mod config;
 mod demo;
