@@ -82,6 +82,9 @@ enum Command {
     Demo(demo::Args),
     /// Publish, watch, replay and work off events
     Bus(bus::Args),
+    /// Helps to write programs for the bus
+    #[command(hide = true)]
+    Dev(bus::DevArgs),
     /// Show, check or explain the configuration
     Config(config::Args),
     /// Tell what works on this machine, and how to fix the rest
@@ -165,6 +168,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let loaded = session.load(args.overrides())?;
             bus::run(&args, &session.start(loaded, Audience::Person)?)
         }
+        Command::Dev(args) => bus::run_dev(&args),
         Command::Config(args) => match args.action {
             config::Action::Example => config::example(),
             config::Action::Show(args) => config::show(&args, &session.load(Overrides::default())?),

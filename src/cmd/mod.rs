@@ -12,9 +12,12 @@ mod config;
 mod demo;
 mod doctor;
 mod engine;
+mod findings;
 pub mod models;
+mod notify;
 mod probe;
 mod transcribe;
+mod up;
 mod version;
 
 pub use cli::main;
