@@ -22,9 +22,9 @@ use super::{
     bus::Shared,
     reader::{receive, timestamp},
     work::{CLOCK_TOLERANCE_MS, Claim, Claimed, LeaseKey, Settlement},
-    writer::{Op, Outcome},
+    writer::{Op, Outcome, Returns},
 };
-use crate::bus::{Attempt, BusError, Delivery, Lease, QueueSpec, Settled, WorkQueue};
+use crate::bus::{Attempt, BusError, Clock, Delivery, Lease, QueueSpec, Settled, WorkQueue};
 
 /// Jobs that one claim takes at most.
 const MAX_CLAIM: u16 = 128;
@@ -108,10 +108,15 @@ impl Pile {
         }
     }
 
-    /// Takes what has been here for at least this long.
-    fn take_old(&self, age: Duration) -> Vec<LeaseKey> {
+    /// Takes what was leased at least this long ago, by the clock of this process or by the one on the wall: a machine that
+    /// slept has lost its leases too.
+    fn take_old(&self, age: Duration, now_ms: i64) -> Vec<LeaseKey> {
+        let young = -CLOCK_TOLERANCE_MS..milliseconds(age).max(1);
         let mut state = self.state.lock();
-        let old = state.jobs.iter().take_while(|(_, since)| since.elapsed() >= age).count();
+        let is_old = |(claimed, since): &(Claimed, Instant)| {
+            since.elapsed() >= age || !young.contains(&(now_ms - claimed.since))
+        };
+        let old = state.jobs.iter().take_while(|job| is_old(job)).count();
         state.jobs.drain(..old).map(|(claimed, _)| claimed.key).collect()
     }
 
@@ -139,8 +144,13 @@ impl SqliteQueue {
         let ended = shared.over.child_token();
         shared.watch(&pile);
         let age = spec.visibility / IDLE_PART;
-        shared
-            .start("sqlite-queue", tidy(Arc::clone(&pile), Arc::clone(&shared.returns), age, ended.clone()));
+        let tidying = Tidying {
+            pile: Arc::clone(&pile),
+            returns: Arc::clone(&shared.returns),
+            clock: Arc::clone(&shared.clock),
+            age,
+        };
+        shared.start("sqlite-queue", tidying.run(ended.clone()));
         Self { shared, id, spec, pile, turn: Mutex::new(()), ended }
     }
 
@@ -256,7 +266,8 @@ impl WorkQueue for SqliteQueue {
                 return Ok(None);
             }
             // What lay here for too long is not handed out, as its lease may be over soon.
-            self.shared.returns.push(self.pile.take_old(self.spec.visibility / IDLE_PART));
+            let old = self.pile.take_old(self.spec.visibility / IDLE_PART, self.shared.now_ms());
+            self.shared.returns.push(old);
             match self.pile.take() {
                 Some(Ok(claimed)) => return Ok(Some(self.deliver(&claimed))),
                 Some(Err(BusError::Closed)) => return Ok(None),
@@ -294,27 +305,33 @@ impl fmt::Debug for SqliteQueue {
     }
 }
 
-/// Gives back what lies in a pile for this long, until the consumer ends.
-async fn tidy(
+/// Gives back what lies in a pile for this long.
+struct Tidying {
     pile: Arc<Pile>,
-    returns: Arc<super::writer::Returns>,
+    returns: Arc<Returns>,
+    clock: Arc<dyn Clock>,
     age: Duration,
-    ended: CancellationToken,
-) {
-    let tidying = async {
-        loop {
-            let changed = pile.changed.notified();
-            match pile.oldest() {
-                None => changed.await,
-                Some(since) => {
-                    tokio::time::sleep_until((since + age).into()).await;
-                    returns.push(pile.take_old(age));
+}
+
+impl Tidying {
+    /// Until the consumer ends, which gives back the rest.
+    async fn run(self, ended: CancellationToken) {
+        let tidying = async {
+            loop {
+                let changed = self.pile.changed.notified();
+                match self.pile.oldest() {
+                    None => changed.await,
+                    Some(since) => {
+                        tokio::time::sleep(self.age.saturating_sub(since.elapsed())).await;
+                        let now = self.clock.now().as_millisecond();
+                        self.returns.push(self.pile.take_old(self.age, now));
+                    }
                 }
             }
-        }
-    };
-    // Cancel safe: who ends the consumer gives back the rest.
-    ended.run_until_cancelled(tidying).await;
+        };
+        // Cancel safe: what was taken is pushed before the next wait.
+        ended.run_until_cancelled(tidying).await;
+    }
 }
 
 /// A lease that was handed out.

@@ -47,6 +47,8 @@ pub(super) struct LeaseKey {
 #[derive(Debug)]
 pub(super) struct Claimed {
     pub(super) key: LeaseKey,
+    /// When, in milliseconds.
+    pub(super) since: i64,
     pub(super) seq: i64,
     pub(super) at: i64,
     pub(super) routing_key: String,
@@ -123,7 +125,7 @@ pub(super) async fn claim(
     .bind(claim.dedupe)
     .fetch_all(&mut *connection)
     .await?;
-    let mut claimed = rows.iter().map(claimed).collect::<Result<Vec<_>, _>>()?;
+    let mut claimed = rows.iter().map(|row| claimed(row, now)).collect::<Result<Vec<_>, _>>()?;
     claimed.sort_by_key(|claimed| claimed.key.job);
     Ok(claimed)
 }
@@ -154,9 +156,10 @@ pub(super) async fn sweep(
     .map(drop)
 }
 
-fn claimed(row: &sqlx::sqlite::SqliteRow) -> Result<Claimed, sqlx::Error> {
+fn claimed(row: &sqlx::sqlite::SqliteRow, since: i64) -> Result<Claimed, sqlx::Error> {
     Ok(Claimed {
         key: LeaseKey { job: row.try_get(0)?, fence: row.try_get(1)? },
+        since,
         seq: row.try_get(2)?,
         at: row.try_get(3)?,
         routing_key: row.try_get(4)?,

@@ -203,3 +203,19 @@ async fn what_is_fetched_ahead_and_not_wanted_goes_back_uncounted() {
     assert_eq!(numbers(&rest), [1, 2, 3, 4, 5]);
     held.lease.ack().await.unwrap();
 }
+
+#[tokio::test]
+async fn what_was_fetched_before_a_long_sleep_is_not_handed_out_after_it() {
+    let timed = Timed::new();
+    let (bus, other) = (timed.bus().await, timed.bus().await);
+    let mine = bus.queue(QueueSpec { prefetch: 10, ..spec(9) }).await.unwrap();
+    publish(&bus, &numbered("a", 3)).await;
+    let held = take(&*mine).await;
+    // The machine sleeps for an hour; another process is quicker to wake up.
+    timed.clock.forward(HOUR);
+    let theirs = other.queue(QueueSpec { prefetch: 10, ..spec(9) }).await.unwrap();
+    let done = numbers(&work_off(&*theirs, 3).await);
+    assert_eq!(done, [0, 1, 2]);
+    nothing(&*mine).await;
+    assert!(matches!(held.lease.ack().await, Err(BusError::LeaseLost)));
+}

@@ -6,7 +6,7 @@ use sqlx::Connection;
 
 use super::Folder;
 use crate::bus::{
-    BusError, EventBus, Publish, QueueSpec, Retention, Start,
+    BusError, Event, EventBus, Publish, QueueSpec, Retention, Start,
     sqlite::{SqliteBus, SqliteOptions},
     testkit::*,
 };
@@ -130,7 +130,7 @@ async fn a_full_disk_refuses_cleanly_and_publishing_works_again_with_room() {
     publish(&bus, &[event("job", 0)]).await;
     let mut stream = follow(&bus, &["#"], Start::Beginning).await;
     let mut accepted = 1;
-    let mut batch = Vec::new();
+    let mut batch: Vec<Event>;
     let error = loop {
         batch = numbered("a", 20)
             .into_iter()
