@@ -10,7 +10,9 @@ pub mod breaker;
 pub mod connect;
 pub mod amqp;
 pub mod event;
+pub mod local;
 pub mod memory;
+pub mod outbox;
 pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod testkit;
