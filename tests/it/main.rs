@@ -10,6 +10,7 @@
 mod audio;
 #[cfg(unix)]
 mod broker;
+mod bus;
 mod cli;
 mod config;
 mod demo;
