@@ -10,6 +10,7 @@
 mod audio;
 #[cfg(unix)]
 mod broker;
+mod bus;
 #[cfg(unix)]
 mod bus_bad;
 mod cli;
