@@ -8,6 +8,7 @@
 pub mod backoff;
 pub mod breaker;
 pub mod connect;
+pub mod amqp;
 pub mod event;
 pub mod memory;
 pub mod sqlite;

@@ -11,11 +11,15 @@ mod audio;
 #[cfg(unix)]
 mod broker;
 mod bus;
+#[cfg(unix)]
+mod bus_bad;
 mod cli;
 mod config;
 mod demo;
 mod fake;
 mod fake_hub;
+#[cfg(unix)]
+mod kill;
 mod layering;
 mod models;
 mod project;
