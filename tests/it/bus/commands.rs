@@ -152,10 +152,22 @@ fn lines_are_answered_one_by_one_and_a_bad_one_stops_no_other() {
         .iter()
         .map(|answer| match &answer["outcome"] {
             Value::String(outcome) => outcome.clone(),
-            _ => format!("{}: {}", answer["line"], answer["error"].as_str().unwrap()),
+            _ => {
+                // The size of the envelope depends on the name of this machine.
+                let error = answer["error"].as_str().unwrap().replace(|c: char| c.is_ascii_digit(), "#");
+                format!("{}: {error}", answer["line"])
+            }
         })
         .collect();
-    insta::assert_snapshot!(outcomes.join("\n"), @"");
+    insta::assert_snapshot!(outcomes.join("\n"), @"
+    published
+    2: not JSON: expected ident at line # column #
+    published
+    duplicate
+    published
+    7: event x.y has ####### bytes and ####### are allowed; send a reference instead of the data, or raise bus.max_event_bytes
+    8: no event_type, and no routing key to take it from
+    ");
     assert_eq!(desk.ok(&["tail", "--no-follow"]).lines().count(), 3);
 }
 
