@@ -10,7 +10,6 @@ use toml::{Table, Value, de::DeTable};
 
 use super::{
     Config, ConfigError, Entry, Environment, Origin, Paths,
-    mask::mask_addresses,
     schema::{SCHEMA, SECRET_KEYS, is_secret},
     secret::without_credentials,
 };
@@ -286,7 +285,7 @@ fn typed(setting: Setting) -> Result<(String, Value, Origin), ConfigError> {
     };
     let show = |value: &Value| match is_secret(&key) {
         true => "***".to_owned(),
-        false => without_credentials(&mask_addresses(&value.to_string())),
+        false => without_credentials(&value.to_string()),
     };
     let Some(first) = candidates.first().map(show) else {
         unreachable!("there is always a candidate");

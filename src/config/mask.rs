@@ -5,8 +5,7 @@ use std::ops::Range;
 use super::schema::is_secret;
 
 /// The text with user, password and query of each address in it replaced by `***`, so that it is fit to print.
-#[must_use]
-pub fn mask_addresses(text: &str) -> String {
+pub(super) fn mask_addresses(text: &str) -> String {
     let mut shown = text.to_owned();
     // From the back, so that the ranges before stay true.
     for address in addresses(text).into_iter().rev() {
