@@ -17,10 +17,10 @@ export RUSTUP_TOOLCHAIN := $(SAME_VERSION)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test lint bench doc
+.PHONY: help deps deps-test demo test lint bench doc
 
 help: ## List these commands
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
 deps: ## Install the system packages that are missing, or say which ones
 	@missing=; \
@@ -51,6 +51,28 @@ deps: ## Install the system packages that are missing, or say which ones
 	@case "$$(rustc --version)" in "rustc $(RUST_VERSION) "*) ;; \
 		*) echo "note: this is $$(rustc --version); godctl is tested with $(RUST_VERSION)" >&2;; esac
 
+# No server is needed to build, to run or to test: the tests that need one say `ignored, needs ...` where it is missing.
+# Where everything must be tested (CI=true), they fail instead.
+deps-test: ## Install the servers that some tests start for themselves, where that can be done without asking
+	@missing=; \
+	[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null 2>&1 \
+		|| missing="$$missing rabbitmq-server"; \
+	command -v redis-server >/dev/null 2>&1 || missing="$$missing redis-server"; \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" = 0 ]; then root=; \
+		elif sudo -n true 2>/dev/null; then root='sudo -n'; \
+		else root=no; fi; \
+		if [ "$$root" = no ] || ! command -v apt-get >/dev/null 2>&1; then \
+			echo "not installed, so some tests are left out:$$missing" >&2; \
+		else \
+			echo "installing:$$missing"; \
+			export DEBIAN_FRONTEND=noninteractive; \
+			$$root apt-get install -y --no-install-recommends $$missing >/dev/null 2>&1 \
+				|| { $$root apt-get update -q && $$root apt-get install -y --no-install-recommends $$missing; } \
+				|| echo "could not install, so some tests are left out:$$missing" >&2; \
+		fi; \
+	fi
+
 demo: deps ## Build godctl and show it at work on recorded speech
 	@[ -x target/release/godctl ] || echo "building for release; the first time takes some minutes"
 	@cargo build --release --locked
@@ -74,8 +96,9 @@ lint: deps ## Check format, lints, documentation and scripts
 	@if command -v shellcheck >/dev/null 2>&1; then shellcheck .ci/run; fi
 	@echo "make lint: nothing to complain about"
 
-bench: deps ## Measure the engine beside stock candle, and the live path
+bench: deps ## Measure the engine beside stock candle, the live path, and the bus beside plain lapin and Redis
 	@cargo bench --quiet --locked --bench asr
+	@cargo bench --quiet --locked --bench bus
 	@cargo build --quiet --release --locked
 	@target/release/godctl demo | sed -n '/^model /,$$p'
 

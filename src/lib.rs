@@ -18,5 +18,6 @@ pub mod audio;
 pub mod bus;
 pub mod cmd;
 pub mod config;
+pub mod db;
 pub mod shutdown;
 pub mod telemetry;

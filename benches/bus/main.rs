@@ -76,7 +76,10 @@ fn main() {
     }
 
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    println!("{threads} CPUs, {} bytes of payload, medians of {ROUNDS} alternating rounds\n", worker::PAYLOAD);
+    println!(
+        "{threads} CPUs, {} bytes of payload, medians of {ROUNDS} alternating rounds\n",
+        worker::PAYLOAD
+    );
     publishing(&contenders, dir.path());
     latency(&contenders, dir.path());
     idle(&contenders, dir.path());
@@ -104,7 +107,8 @@ fn publishing(contenders: &[Contender], dir: &Path) {
         let of = |name| contenders.iter().position(|contender| contender.name == name).map(|i| rates[i]);
         println!("{name}");
         for (contender, rate) in contenders.iter().zip(&rates) {
-            let ratio = |other: Option<f64>| other.map_or("-".to_owned(), |other| format!("{:.2}", rate / other));
+            let ratio =
+                |other: Option<f64>| other.map_or("-".to_owned(), |other| format!("{:.2}", rate / other));
             println!("  {:<34}{rate:>12.0}{:>10}{:>10}", contender.name, ratio(of(LAPIN)), ratio(of(REDIS)));
         }
     }

@@ -51,7 +51,18 @@ impl Redis {
     fn run(&self, batch: usize, connections: usize, requests: usize) -> f64 {
         let output = Command::new(&self.benchmark)
             .args(["-p", &self.port.to_string(), "-c", &connections.to_string(), "-P", &batch.to_string()])
-            .args(["-n", &requests.to_string(), "--csv", "XADD", "bench", "MAXLEN", "~", "100000", "*", "event"])
+            .args([
+                "-n",
+                &requests.to_string(),
+                "--csv",
+                "XADD",
+                "bench",
+                "MAXLEN",
+                "~",
+                "100000",
+                "*",
+                "event",
+            ])
             // An envelope takes about 300 bytes beside its payload.
             .arg("x".repeat(PAYLOAD + 300))
             .output()

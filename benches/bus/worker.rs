@@ -16,8 +16,8 @@ use godctl::{
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind,
     options::{
-        BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
-        QueueDeclareOptions, QueuePurgeOptions,
+        BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
+        QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions,
     },
     types::FieldTable,
 };
@@ -60,9 +60,7 @@ pub(crate) enum What {
 pub(crate) fn run(job: &str) {
     let job: Job = serde_json::from_str(job).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
-        if job.plain { plain(&job).await } else { ours(&job).await }
-    });
+    runtime.block_on(async { if job.plain { plain(&job).await } else { ours(&job).await } });
 }
 
 /// Says that everything is connected, and waits for the parent.
@@ -78,8 +76,12 @@ fn report(value: &impl Serialize) {
 /// An event of the usual size that says when it was made.
 fn event() -> Event {
     let kind = "bench.event.made".parse().unwrap();
-    let source =
-        Source { host: "bench".into(), app: "bench".into(), kind: "service".into(), extra: serde_json::Map::new() };
+    let source = Source {
+        host: "bench".into(),
+        app: "bench".into(),
+        kind: "service".into(),
+        extra: serde_json::Map::new(),
+    };
     Event::new(Stamp::now(), kind, source, json!({ "filler": "x".repeat(PAYLOAD), "sent_ns": now_ns() }))
 }
 
@@ -93,11 +95,8 @@ fn latency_us(payload: &serde_json::Value) -> f64 {
 
 async fn ours(job: &Job) {
     let life = Shutdown::new();
-    let config = config::Bus {
-        url: job.url.parse().unwrap(),
-        durability: job.durability,
-        ..config::Bus::default()
-    };
+    let config =
+        config::Bus { url: job.url.parse().unwrap(), durability: job.durability, ..config::Bus::default() };
     let bus = connect::connect(&config, Path::new(&job.data_dir), &life).await.unwrap();
     match job.what {
         What::Publish { batch, for_ms } => {
@@ -163,8 +162,7 @@ async fn rest() {
 }
 
 async fn plain(job: &Job) {
-    let connection =
-        Connection::connect(&job.url, ConnectionProperties::default()).await.unwrap();
+    let connection = Connection::connect(&job.url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     declare_exchange(&channel).await;
     match job.what {
@@ -233,7 +231,10 @@ async fn publish_plainly(channel: &Channel, batch: usize) {
 
 async fn declare_exchange(channel: &Channel) {
     let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
-    channel.exchange_declare(EXCHANGE.into(), ExchangeKind::Topic, options, FieldTable::default()).await.unwrap();
+    channel
+        .exchange_declare(EXCHANGE.into(), ExchangeKind::Topic, options, FieldTable::default())
+        .await
+        .unwrap();
 }
 
 async fn bind(channel: &Channel, queue: &str) {

@@ -1,13 +1,17 @@
 //! Chooses and opens the bus that the configuration names. Runs where it is called; what a backend starts in the
 //! background ends with `Shutdown`, or with the bus.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{
-    BusError, SharedBus,
+    BusError, Retention, SharedBus,
     memory::{MemoryBus, MemoryOptions},
+    sqlite::{SqliteBus, SqliteOptions},
 };
 use crate::{config, shutdown::Shutdown};
+
+/// The file of the bus in the data directory, where the address names none.
+const DEFAULT_FILE: &str = "bus.db";
 
 /// Opens the bus at `config.url`. Files without a path of their own go to `data_dir`.
 ///
@@ -16,17 +20,35 @@ use crate::{config, shutdown::Shutdown};
 ///
 /// # Errors
 /// What the backend says when it is opened: a file that is damaged or not ours, wrong credentials, no room.
-#[allow(clippy::unused_async, reason = "every backend but the one in memory opens something")]
 pub async fn connect(
     config: &config::Bus,
-    _data_dir: &Path,
-    _shutdown: &Shutdown,
+    data_dir: &Path,
+    shutdown: &Shutdown,
 ) -> Result<SharedBus, BusError> {
     match config.url.scheme() {
         "mem" => Ok(Arc::new(MemoryBus::new(MemoryOptions {
             max_event_bytes: config.max_event_bytes as usize,
             ..MemoryOptions::default()
         }))),
+        "sqlite" => {
+            let path = match config.url.path() {
+                "" => data_dir.join(DEFAULT_FILE),
+                path => path.into(),
+            };
+            let days = Duration::from_secs(u64::from(config.retention_days) * 24 * 3600);
+            let bytes = u64::from(config.retention_mb) * 1_000_000;
+            let options = SqliteOptions {
+                durability: config.durability,
+                max_event_bytes: config.max_event_bytes as usize,
+                retention: Retention {
+                    max_age: (!days.is_zero()).then_some(days),
+                    max_bytes: (bytes > 0).then_some(bytes),
+                    dry_run: false,
+                },
+                ..SqliteOptions::new(path)
+            };
+            Ok(Arc::new(SqliteBus::open(options, shutdown).await?))
+        }
         _ => Err(BusError::Unsupported {
             what: "opening a bus",
             bus: config.url.to_string(),

@@ -5,9 +5,13 @@
 //! that all of them pass. `connect` chooses one by its address. Whatever a backend runs in the background is started
 //! through `Shutdown` and ends with it, or with [`EventBus::close`].
 
+pub mod backoff;
+pub mod breaker;
 pub mod connect;
+pub mod amqp;
 pub mod event;
 pub mod memory;
+pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod testkit;
 
@@ -285,6 +289,7 @@ pub struct Received {
 
 /// An event, or what could not be read as one.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are events, and a received event is boxed as a whole")]
 pub enum Body {
     /// Read, whatever shape it came in.
     Event(Event),

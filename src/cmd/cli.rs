@@ -105,6 +105,9 @@ enum Command {
     Bus(bus::Args),
     /// Run the configured parts under one supervisor, or write systemd units that do
     Up(up::Args),
+    /// Helps to write programs for the bus
+    #[command(hide = true)]
+    Dev(bus::DevArgs),
     /// Show, check or explain the configuration
     Config(config::Args),
     /// Tell what works on this machine, and how to fix the rest
@@ -208,6 +211,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let loaded = session.load(Overrides::default())?;
             up::run(&args, &session.start(loaded, Audience::Operator)?, passed_on)
         }
+        Command::Dev(args) => bus::run_dev(&args),
         Command::Config(args) => match args.action {
             config::Action::Example => config::example(),
             config::Action::Show(args) => config::show(&args, &session.load(Overrides::default())?),

@@ -13,7 +13,11 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{Context, Exit, Failure, Stdout, probe};
+use super::{
+    Context, Exit, Failure, Stdout,
+    findings::{Finding, Named, Report, Status},
+    probe,
+};
 use crate::{
     asr::weights::{self, BUILTIN},
     config::{ConfigError, Listen, Log, Models},
@@ -43,77 +47,6 @@ pub(super) struct Args {
     server: Option<Option<Listen>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Status {
-    /// Works.
-    Ok,
-    /// Works, but not as well as it could.
-    Warn,
-    /// Not there; what needs it will say so, the rest works.
-    Missing,
-    /// Essential, and broken.
-    Failed,
-    /// This version has no such part.
-    Later,
-}
-
-impl Status {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warn => "warn",
-            Self::Missing => "missing",
-            Self::Failed => "failed",
-            Self::Later => "later",
-        }
-    }
-
-    const fn color(self) -> &'static str {
-        match self {
-            Self::Ok => "\x1b[32m",
-            Self::Warn | Self::Missing => "\x1b[33m",
-            Self::Failed => "\x1b[31m",
-            Self::Later => "\x1b[2m",
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-struct Finding {
-    status: Status,
-    detail: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fix: Option<String>,
-}
-
-impl Finding {
-    fn ok(detail: impl Into<String>) -> Self {
-        Self { status: Status::Ok, detail: detail.into(), fix: None }
-    }
-
-    fn new(status: Status, detail: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), fix: Some(fix.into()) }
-    }
-
-    fn later(detail: &str) -> Self {
-        Self { status: Status::Later, detail: detail.to_owned(), fix: None }
-    }
-}
-
-#[derive(Debug, PartialEq, Eq, serde::Serialize)]
-struct Report {
-    ok: bool,
-    checks: Vec<Named>,
-}
-
-#[derive(Debug, PartialEq, Eq, serde::Serialize)]
-struct Named {
-    name: &'static str,
-    #[serde(flatten)]
-    finding: Finding,
-}
-
 type Check = Box<dyn FnOnce() -> Finding + Send>;
 
 pub(super) fn run(args: &Args, context: &Context, problem: Option<ConfigError>) -> anyhow::Result<()> {
@@ -125,13 +58,7 @@ pub(super) fn run(args: &Args, context: &Context, problem: Option<ConfigError>) 
     }
 
     let report = examine(context, checks(context, problem))?;
-    let mut stdout = Stdout::lock();
-    if args.json {
-        writeln!(stdout, "{}", serde_json::to_string(&report)?)?;
-    } else {
-        write!(stdout, "{}", table(&report, context.terminal.stdout.color))?;
-    }
-    if report.ok { Ok(()) } else { Err(Failure::reported(Exit::Failed).into()) }
+    report.print(args.json, context.terminal.stdout.color)
 }
 
 /// All checks, in the order they are shown. A new room adds its own here.
@@ -203,31 +130,7 @@ fn examine(context: &Context, checks: Vec<(&'static str, Check)>) -> anyhow::Res
     let named = names.into_iter().zip(found);
     let checks: Vec<Named> =
         named.map(|(name, finding)| Named { name, finding: finding.unwrap_or_else(silent) }).collect();
-    Ok(Report { ok: checks.iter().all(|check| check.finding.status != Status::Failed), checks })
-}
-
-fn table(report: &Report, color: bool) -> String {
-    let width = report.checks.iter().map(|check| check.name.len()).max().unwrap_or_default();
-    let mut text = String::new();
-    for Named { name, finding } in &report.checks {
-        let word = finding.status.word();
-        let word = match color {
-            true => format!("{}{word:<7}\x1b[0m", finding.status.color()),
-            false => format!("{word:<7}"),
-        };
-        text.push_str(&format!("{word}  {name:<width$}  {}\n", finding.detail));
-        if let Some(fix) = &finding.fix {
-            text.push_str(&format!("{:7}  {:width$}  -> {fix}\n", "", ""));
-        }
-    }
-    let count = |status| report.checks.iter().filter(|check| check.finding.status == status).count();
-    let verdict = match count(Status::Failed) {
-        0 => "nothing essential is broken".to_owned(),
-        failed => format!("{failed} essential broken"),
-    };
-    let (ok, warn, missing) = (count(Status::Ok), count(Status::Warn), count(Status::Missing));
-    text.push_str(&format!("\n{verdict}: {ok} ok, {warn} could be better, {missing} missing\n"));
-    text
+    Ok(Report::new(checks))
 }
 
 fn configuration(file: Option<&Path>, problem: Option<ConfigError>) -> Finding {
@@ -435,28 +338,6 @@ fn server(listen: &Listen) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_table_has_aligned_columns_and_a_verdict() {
-        let checks = vec![
-            Named { name: "models", finding: Finding::ok("base.en") },
-            Named {
-                name: "built-in model",
-                finding: Finding::new(Status::Failed, "damaged", "build it again"),
-            },
-            Named { name: "event bus", finding: Finding::later("none") },
-        ];
-        let report = Report { ok: false, checks };
-        insta::assert_snapshot!(table(&report, false), @r"
-        ok       models          base.en
-        failed   built-in model  damaged
-                                 -> build it again
-        later    event bus       none
-
-        1 essential broken: 1 ok, 0 could be better, 0 missing
-        ");
-        assert!(table(&report, true).contains("\x1b[31mfailed \x1b[0m"));
-    }
 
     #[test]
     fn a_directory_that_does_not_exist_is_judged_by_its_parent_and_not_made() {

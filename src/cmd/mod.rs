@@ -12,6 +12,7 @@ mod config;
 mod demo;
 mod doctor;
 mod engine;
+mod findings;
 pub mod models;
 mod notify;
 mod probe;

@@ -10,8 +10,8 @@ use toml::{Table, Value, de::DeTable};
 
 use super::{
     Config, ConfigError, Entry, Environment, Origin, Paths,
+    mask::{mask_addresses, mask_value},
     schema::{SCHEMA, SECRET_KEYS, is_secret},
-    secret::without_credentials,
 };
 
 /// Variables named after the configuration: `GODCTL__ASR__LISTEN` is `asr.listen`.
@@ -267,7 +267,7 @@ fn from_assignment(text: &str) -> Result<Setting, ConfigError> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
     let key = key.trim();
     if key.is_empty() || !text.contains('=') {
-        return Err(ConfigError::Assignment { flag: format!("-c {}", without_credentials(key)) });
+        return Err(ConfigError::Assignment { flag: format!("-c {}", mask_addresses(key)) });
     }
     let value = Given::Text(value.trim().to_owned());
     Ok(Setting { key: key.to_owned(), value, origin: Origin::Flag(format!("-c {key}=…")) })
@@ -285,7 +285,7 @@ fn typed(setting: Setting) -> Result<(String, Value, Origin), ConfigError> {
     };
     let show = |value: &Value| match is_secret(&key) {
         true => "***".to_owned(),
-        false => without_credentials(&value.to_string()),
+        false => mask_value(&key, &value.to_string()),
     };
     let Some(first) = candidates.first().map(show) else {
         unreachable!("there is always a candidate");
@@ -309,7 +309,7 @@ fn typed(setting: Setting) -> Result<(String, Value, Origin), ConfigError> {
         insert(&mut alone, &key, value.clone());
         match alone.try_into::<Config>() {
             Ok(_) => return Ok((key, value, origin)),
-            Err(error) => reason = reason.or_else(|| Some(without_credentials(error.message().trim()))),
+            Err(error) => reason = reason.or_else(|| Some(mask_value(&key, error.message().trim()))),
         }
     }
     let secret = SECRET_KEYS.contains(&key.as_str());
@@ -529,6 +529,38 @@ mod tests {
         }
         // As text any value is a string, so this one is accepted rather than quoted in an error.
         assert!(set(fixture.loader(&[]), &[&wrong_type]).is_ok());
+    }
+
+    #[test]
+    fn no_layer_can_make_an_address_print_its_password() {
+        let fixture = Fixture::new();
+        let wrong = [
+            format!("ampq://user:{MARKER}@host"),
+            format!("user:{MARKER}@host"),
+            format!("redis://host?password={MARKER}"),
+            format!("[\"amqp://user:{MARKER}@host\"]"),
+        ];
+        for address in &wrong {
+            let quoted = if address.starts_with('[') { address.clone() } else { format!("'{address}'") };
+            let file = fixture.write("broken.toml", &format!("[bus]\nurl = {quoted}\n"));
+            let mut flag = Overrides::default();
+            flag.set("--bus", "bus.url", Some(address));
+            let errors = [
+                fixture.loader(&[]).file(file).load().unwrap_err(),
+                fixture.loader(&[("RABBIT_URL", address)]).load().unwrap_err(),
+                fixture.loader(&[("GODCTL__BUS__URL", address)]).load().unwrap_err(),
+                set(fixture.loader(&[]), &[&format!("bus.url={address}")]).unwrap_err(),
+                set(fixture.loader(&[]), &[&format!("bus.ulr={address}")]).unwrap_err(),
+                set(fixture.loader(&[]), &[&format!("bus.prefetch={address}")]).unwrap_err(),
+                fixture.loader(&[]).overrides(flag).load().unwrap_err(),
+            ];
+            for error in errors {
+                let shown = format!("{error} {error:?}");
+                // What has no scheme may be anything where no address is wanted.
+                let is_anything = !address.contains("://") && shown.contains("bus.prefetch");
+                assert!(is_anything || !shown.contains(MARKER), "{shown}");
+            }
+        }
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::schema::is_secret;
+use super::schema::{SCHEMA, is_secret};
 
 /// The text with user, password and query of each address in it replaced by `***`, so that it is fit to print.
-pub(super) fn mask_addresses(text: &str) -> String {
+#[must_use]
+pub fn mask_addresses(text: &str) -> String {
     let mut shown = text.to_owned();
     // From the back, so that the ranges before stay true.
     for address in addresses(text).into_iter().rev() {
@@ -15,6 +16,20 @@ pub(super) fn mask_addresses(text: &str) -> String {
         }
     }
     shown
+}
+
+/// The value of a key, fit to print. Where the key wants an address, one that lacks its scheme is masked too.
+pub(super) fn mask_value(key: &str, value: &str) -> String {
+    let shown = mask_addresses(value);
+    // A mistyped key still carries an address.
+    let is_address = || key == "bus.url" || SCHEMA.nearest(key) == Some("bus.url");
+    match shown.rsplit_once('@') {
+        Some((_, host)) if !shown.contains("://") && is_address() => {
+            let opening: String = shown.chars().take_while(|c| ['"', '\'', '['].contains(c)).collect();
+            format!("{opening}***@{host}")
+        }
+        _ => shown,
+    }
 }
 
 /// Whether a word of a command line holds a password: in an address, or as an assignment to a secret key.
@@ -75,6 +90,14 @@ mod tests {
         assert_eq!(mask_addresses("amqp://user@host"), "amqp://***@host");
         assert!(!holds_password("amqp://user@host") && !holds_password("amqp://host?heartbeat=10"));
         assert!(!holds_password("bus.password_file=/run/secrets/mq") && !holds_password("asr.threads=2"));
+    }
+
+    #[test]
+    fn an_address_without_a_scheme_is_one_where_an_address_is_wanted() {
+        assert_eq!(mask_value("bus.url", "\"guest:hun@ter2@host\""), "\"***@host\"");
+        assert_eq!(mask_value("bus.url", "guest:hunter2@host/v"), "***@host/v");
+        assert_eq!(mask_value("bus.url", "amqp://guest:hunter2@host"), "amqp://***@host");
+        assert_eq!(mask_value("asr.model", "\"me/mine@v1\""), "\"me/mine@v1\"");
     }
 
     #[test]

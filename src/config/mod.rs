@@ -26,7 +26,7 @@ pub use self::{
     bus::{Bus, BusUrl, Durability},
     error::{ConfigError, Violation},
     load::{Loaded, Loader, Overrides},
-    mask::holds_password,
+    mask::{holds_password, mask_addresses},
     paths::{Environment, Paths},
     secret::{Secret, SecretError},
     up::{CommandLine, Up},

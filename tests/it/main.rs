@@ -15,6 +15,8 @@ mod config;
 mod demo;
 mod fake;
 mod fake_hub;
+#[cfg(unix)]
+mod kill;
 mod layering;
 mod models;
 mod project;

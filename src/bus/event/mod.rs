@@ -1,12 +1,14 @@
 //! The Bloodbank envelope: written strictly, read tolerantly. Pure; nothing here runs in the background.
 //!
 //! [`Event`] is the one shape that the rest of the program sees. `read` turns each shape found on the wire into it and
-//! `write` turns it into bytes, `view` finds in it what readers look for, `registry` holds the payloads of the types
+//! `write` turns it into bytes, `view` finds in it what readers look for, `payload` and `registry` hold the types
 //! that godctl itself emits, `topic` the patterns, `ids` the ids, `domain` the names and colours of domains.
 
 pub mod domain;
 pub mod ids;
+pub mod payload;
 pub mod read;
+pub mod registry;
 #[cfg(test)]
 mod tests;
 pub mod topic;
@@ -37,11 +39,12 @@ pub const MAX_DEPTH: usize = 127;
 ///
 /// There is no `Deserialize`, because there is one way to read an event: [`read()`].
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-#[schemars(title = "Event envelope")]
+#[schemars(title = "Event envelope", description = "An event as godctl writes it; other fields are passed on.")]
 pub struct Event {
     /// Unique; the same event published again has the same one.
     pub event_id: Uuid,
     /// What happened, and the routing key.
+    #[schemars(length(min = 1, max = 255))]
     pub event_type: EventType,
     /// When, by the clock of who saw it. UTC.
     pub timestamp: Timestamp,
@@ -55,7 +58,8 @@ pub struct Event {
     /// The agent that was at work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_context: Option<AgentContext>,
-    /// The facts.
+    /// The facts: an object, since some readers of this bus refuse anything else.
+    #[schemars(with = "Map<String, Value>")]
     pub payload: Value,
     /// What else was in the envelope; passed on as it came.
     #[serde(flatten)]
@@ -66,7 +70,7 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(inline)]
-pub struct EventType(#[schemars(length(min = 1, max = 255))] String);
+pub struct EventType(String);
 
 /// Who says so.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]

@@ -66,7 +66,8 @@ pub fn read(
         .map_err(|reason| Unparsed { raw: bytes.to_vec(), reason })
 }
 
-fn parse(bytes: &[u8], max_bytes: usize) -> Result<Value, String> {
+/// A JSON text, or why it is none.
+pub(super) fn parse(bytes: &[u8], max_bytes: usize) -> Result<Value, String> {
     if bytes.len() > max_bytes {
         return Err(format!(
             "{} bytes, and {max_bytes} are allowed; raise bus.max_event_bytes to read it",

@@ -2,7 +2,10 @@
 
 use clap::Subcommand;
 
-use super::{connection::with_exit_code, publish, tail, work};
+use super::{
+    connection::with_exit_code, dead, export, ids, import, prune, publish, queues, replay, schema, stats,
+    tail, work,
+};
 use crate::{cmd::Context, config::Overrides};
 
 /// Flags of `godctl bus`.
@@ -47,6 +50,28 @@ enum Action {
     Tail(tail::Args),
     /// Consume a work queue: a command for each event, or JSON lines for a program
     Work(work::Args),
+    /// List the work queues, or delete one
+    Queues(queues::Args),
+    /// Look at dead letters, try them again or drop them
+    Dead(dead::Args),
+    /// Play the past again, at its own pace or faster
+    Replay(replay::Args),
+    /// Write the history as JSON lines
+    Export(export::Args),
+    /// Publish the events of a file of JSON lines
+    Import(import::Args),
+    /// Show figures about the bus
+    Stats(stats::Args),
+    /// Delete old events
+    Prune(prune::Args),
+    /// Show what events look like, as JSON Schema
+    Schema(schema::SchemaArgs),
+    /// Check whether lines are events that every reader takes
+    Validate(schema::ValidateArgs),
+    /// Tell whether a pattern matches an event type
+    Match(ids::MatchArgs),
+    /// Print the id that an event of this type and key always has
+    EventId(ids::EventIdArgs),
 }
 
 impl Args {
@@ -68,6 +93,40 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         Action::Publish(args) => publish::run(args, context),
         Action::Tail(args) => tail::run(args, context),
         Action::Work(args) => work::run(args, context),
+        Action::Queues(args) => queues::run(args, context),
+        Action::Dead(args) => dead::run(args, context),
+        Action::Replay(args) => replay::run(args, context),
+        Action::Export(args) => export::run(args, context),
+        Action::Import(args) => import::run(args, context),
+        Action::Stats(args) => stats::run(args, context),
+        Action::Prune(args) => prune::run(args, context),
+        Action::Schema(args) => schema::run_schema(args),
+        Action::Validate(args) => schema::run_validate(args, context),
+        Action::Match(args) => ids::run_match(args),
+        Action::EventId(args) => ids::run_event_id(args),
     };
     result.map_err(with_exit_code)
+}
+
+/// Flags of `godctl dev`: what helps to write programs for the bus.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DevArgs {
+    #[command(subcommand)]
+    action: DevAction,
+}
+
+#[derive(Debug, Subcommand)]
+enum DevAction {
+    /// The same as godctl bus match
+    Match(ids::MatchArgs),
+    /// The same as godctl bus event-id
+    EventId(ids::EventIdArgs),
+}
+
+/// Runs one of them.
+pub(crate) fn run_dev(args: &DevArgs) -> anyhow::Result<()> {
+    match &args.action {
+        DevAction::Match(args) => ids::run_match(args),
+        DevAction::EventId(args) => ids::run_event_id(args),
+    }
 }

@@ -1,23 +1,24 @@
 //! Envelopes from the command line: events that it makes, and lines that it is given.
 
+use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::Value;
-use uuid::Uuid;
+use serde_json::{Map, Value};
 
 use crate::bus::{
     Event, EventType,
-    event::{AgentContext, Source, Stamp},
+    event::{AgentContext, Source, Stamp, read},
 };
 
-/// This program as the source of an event.
+/// This machine as the source of an event.
 pub(super) fn source(app: &str, kind: &str) -> Source {
-    Source {
-        host: gethostname::gethostname().to_string_lossy().into_owned(),
-        app: app.to_owned(),
-        kind: kind.to_owned(),
-        extra: serde_json::Map::new(),
-    }
+    Source::new(gethostname::gethostname().to_string_lossy(), app, kind)
 }
+
+/// The program, where nobody says which.
+pub(super) const APP: &str = "godctl";
+
+/// What set it off, where nobody says what.
+pub(super) const KIND: &str = "manual";
 
 /// What people write by hand instead of an envelope.
 #[derive(Debug, Deserialize)]
@@ -27,23 +28,26 @@ struct Draft {
     payload: Value,
 }
 
+/// The place in a history that `tail --json` adds to an envelope; it means nothing on another bus.
+pub(super) const POSITION: &str = "position";
+
 /// Reads a line: `{"event_type", "payload"}`, which becomes a new event of ours, or an envelope of any shape.
 ///
 /// # Errors
 /// Why it is neither.
-pub(super) fn read(text: &[u8]) -> Result<Event, String> {
+pub(super) fn of_line(text: &[u8], now: Timestamp, max_bytes: usize) -> Result<Event, String> {
     if let Ok(Draft { event_type, payload }) = serde_json::from_slice(text) {
-        return Ok(Event::new(Stamp::now(), event_type, source("godctl", "manual"), payload));
+        return Ok(Event::new(Stamp::now(), event_type, source(APP, KIND), payload));
     }
-    serde_json::from_slice(text).map_err(|error| error.to_string())
+    let mut event = read(text, None, now, max_bytes).map_err(|unparsed| unparsed.reason)?;
+    if event.extra.get(POSITION).is_some_and(Value::is_u64) {
+        event.extra.remove(POSITION);
+    }
+    Ok(event)
 }
 
-/// An id of another event: a UUID as it is, anything else as the UUID that always stands for it.
-pub(super) fn correlation_id(text: &str) -> Uuid {
-    text.parse().unwrap_or_else(|_| Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()))
-}
-
-/// What an event says of the agent that was at work: all that the readers of this envelope look for.
+/// What is known of the agent that was at work, for all readers of this envelope: some know an agent by `agent_name`
+/// and `session_id`, others by `name` and `instance_id`.
 pub(super) fn agent_context(
     kind: &str,
     name: Option<&str>,
@@ -51,13 +55,9 @@ pub(super) fn agent_context(
     project: Option<&str>,
 ) -> AgentContext {
     let owned = |text: Option<&str>| text.map(str::to_owned);
-    let mut extra = serde_json::Map::new();
-    if let Some(name) = name {
-        extra.insert("name".to_owned(), name.into());
-    }
-    if let Some(session) = session {
-        extra.insert("instance_id".to_owned(), session.into());
-    }
+    let twins = [("name", name), ("instance_id", session)];
+    let extra: Map<String, Value> =
+        twins.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into()))).collect();
     AgentContext {
         agent_name: owned(name),
         session_id: owned(session),
@@ -67,13 +67,36 @@ pub(super) fn agent_context(
     }
 }
 
-/// The session that an event belongs to, where it names one.
-pub(super) fn session(event: &Event) -> Option<&str> {
-    let context = event.agent_context.as_ref().and_then(|context| context.session_id.as_deref());
-    context.or_else(|| event.payload.get("session_id")?.as_str())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The colour of an event's domain, in the palette of 256 colours.
-pub(super) fn color_of(_event: &Event) -> u8 {
-    12
+    fn read(text: &str) -> Result<Event, String> {
+        of_line(text.as_bytes(), Timestamp::UNIX_EPOCH, 1 << 20)
+    }
+
+    #[test]
+    fn a_draft_becomes_a_new_event_each_time() {
+        let draft = r#"{"event_type": "x.y", "payload": [1]}"#;
+        let (first, second) = (read(draft).unwrap(), read(draft).unwrap());
+        assert_ne!(first.event_id, second.event_id);
+        assert_eq!((first.source.app.as_str(), first.payload), ("godctl", serde_json::json!([1])));
+    }
+
+    #[test]
+    fn an_envelope_keeps_what_it_says_but_its_place_on_another_bus() {
+        let event = read(r#"{"event_type":"x.y","id":"a","payload":{},"position":7,"more":1}"#).unwrap();
+        assert_eq!(event.event_id, crate::bus::event::ids::normalise("a"));
+        assert_eq!(event.extra.get("more"), Some(&1.into()));
+        assert!(!event.extra.contains_key(POSITION));
+        assert!(read("not json").unwrap_err().contains("not JSON"));
+    }
+
+    #[test]
+    fn an_agent_is_known_by_both_names() {
+        let context = agent_context("custom", Some("tonny"), None, Some("godctl"));
+        let written = serde_json::to_value(&context).unwrap();
+        let expected = serde_json::json!({"agent_name": "tonny", "project": "godctl", "type": "custom", "name": "tonny"});
+        assert_eq!(written, expected);
+    }
 }

@@ -1,18 +1,21 @@
 //! Many events onto a bus: in order, in batches, and again while the bus is away or full.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use anyhow::bail;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::bus::{BusError, Event, Publish, Published, SharedBus};
+use crate::bus::{BusError, Event, Publish, Published, SharedBus, backoff::Backoff};
 
-/// The wait after the first failure; it doubles with each further one.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// What the pause after the first failure may be; it grows with each further one.
+const PAUSE: Duration = Duration::from_millis(200);
 
-/// No wait is longer.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// No pause is longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -26,6 +29,54 @@ pub(super) enum Outcome {
     Deferred,
     /// The broker took it, and nobody is bound to get it.
     Unrouted,
+}
+
+/// How many became what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub(super) struct Tally {
+    pub(super) published: u64,
+    pub(super) duplicates: u64,
+    pub(super) deferred: u64,
+    pub(super) unrouted: u64,
+    /// Refused by the bus.
+    pub(super) refused: u64,
+}
+
+impl Tally {
+    /// Counts outcomes, and warns of those that the bus refused.
+    pub(super) fn add(&mut self, outcomes: &[Result<Outcome, BusError>]) {
+        for outcome in outcomes {
+            *match outcome {
+                Ok(Outcome::Published) => &mut self.published,
+                Ok(Outcome::Duplicate) => &mut self.duplicates,
+                Ok(Outcome::Deferred) => &mut self.deferred,
+                Ok(Outcome::Unrouted) => &mut self.unrouted,
+                Err(error) => {
+                    warn!(%error, "not published");
+                    &mut self.refused
+                }
+            } += 1;
+        }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { published, duplicates, deferred, unrouted, refused } = *self;
+        write!(f, "{} published", published + unrouted)?;
+        let s = if duplicates == 1 { "" } else { "s" };
+        for (count, what) in [
+            (duplicates, format!("duplicate{s}")),
+            (deferred, "in the outbox".to_owned()),
+            (unrouted, "of them for nobody".to_owned()),
+            (refused, "refused".to_owned()),
+        ] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Sends events to one bus.
@@ -77,7 +128,8 @@ impl Feed {
 
     /// Publishes until it works; the inner error is one that concerns a single event.
     async fn publish(&self, events: &[Event]) -> anyhow::Result<Result<Published, BusError>> {
-        let mut wait = FIRST_WAIT;
+        let mut backoff = Backoff::new(PAUSE, LONGEST_PAUSE);
+        let mut random = fastrand::Rng::new();
         let mut failing_since: Option<Instant> = None;
         loop {
             let error = tokio::select! {
@@ -97,14 +149,11 @@ impl Feed {
             if self.give_up_after.is_some_and(|limit| since.elapsed() >= limit) {
                 return Err(error.into());
             }
-            // Between half and all of it, so that many programs do not come back at once.
-            let jittered = wait.mul_f32(0.5 + fastrand::f32() / 2.0);
             tokio::select! {
                 biased;
                 () = self.cancelled.cancelled() => bail!("interrupted while waiting: {error}"),
-                () = tokio::time::sleep(jittered) => {}
+                () = tokio::time::sleep(backoff.pause(&mut random)) => {}
             }
-            wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 }
@@ -129,6 +178,16 @@ fn tell(published: Published, events: usize) -> Vec<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tally_reads_well() {
+        let tally = Tally { published: 5, duplicates: 1, deferred: 2, unrouted: 3, refused: 0 };
+        assert_eq!(tally.to_string(), "8 published, 1 duplicate, 2 in the outbox, 3 of them for nobody");
+        let refused = BusError::Invalid("no".to_owned());
+        let mut tally = Tally::default();
+        tally.add(&[Ok(Outcome::Published), Err(refused), Ok(Outcome::Duplicate)]);
+        assert_eq!(tally, Tally { published: 1, duplicates: 1, refused: 1, ..Tally::default() });
+    }
 
     #[test]
     fn counts_become_outcomes_in_the_order_in_which_things_happen() {

@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use jiff::{Timestamp, tz::TimeZone};
-use serde_json::Value;
+use serde_json::{Value, json};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::envelope::{color_of, session};
+use super::envelope::POSITION;
 use crate::bus::{Body, Event, Received};
 
 /// How lines look.
@@ -72,14 +72,19 @@ impl Look {
         let time = self.time(event.timestamp, now);
         let kind = printable(event.event_type.as_str(), LONGEST_GIST);
         let app = printable(&event.source.app, LONGEST_GIST);
-        let session = session(event).map_or_else(String::new, |id| {
+        let session = event.session_id().map_or_else(String::new, |id| {
             format!("{}  ", printable(&id.chars().take(SESSION_LETTERS).collect::<String>(), LONGEST_GIST))
         });
         let before = format!("{time}  ");
         let after = format!("  {app:<APP_COLUMNS$}  {session}{}", gist(&event.payload));
         let kind_columns = kind.width().max(TYPE_COLUMNS);
         let after = self.cut(&after, before.width() + kind_columns);
-        self.paint(&before, &format!("{kind:<TYPE_COLUMNS$}"), Some(color_of(event)), after.trim_end())
+        self.paint(
+            &before,
+            &format!("{kind:<TYPE_COLUMNS$}"),
+            Some(nearest(event.domain().colour)),
+            after.trim_end(),
+        )
     }
 
     fn time(&self, at: Timestamp, now: Timestamp) -> String {
@@ -112,6 +117,16 @@ impl Look {
 
 /// Of the palette of 256 colours.
 const YELLOW: u8 = 3;
+
+/// The nearest colour of the 6 x 6 x 6 cube in the palette of 256, which more terminals know than all 16 million.
+fn nearest([red, green, blue]: [u8; 3]) -> u8 {
+    const LEVELS: [u8; 6] = [0, 95, 135, 175, 215, 255];
+    let level = |value: u8| {
+        let levels = (0_u8..).zip(LEVELS);
+        levels.min_by_key(|(_, level)| level.abs_diff(value)).map_or(0, |(index, _)| index)
+    };
+    16 + 36 * level(red) + 6 * level(green) + level(blue)
+}
 
 /// What an event is about, in a few words.
 fn gist(payload: &Value) -> String {
@@ -149,6 +164,27 @@ fn is_obeyed(c: char) -> bool {
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
 }
 
+/// An event with its place in the history, or what could not be read as one.
+pub(super) fn as_json(received: &Received) -> Value {
+    match &received.body {
+        Body::Event(event) => {
+            let mut value = json!(event);
+            if let (Some(position), Some(object)) = (received.position, value.as_object_mut()) {
+                object.insert(POSITION.to_owned(), json!(position));
+            }
+            value
+        }
+        Body::Unparsed(unparsed) => json!({
+            "unparsed": {
+                "reason": unparsed.reason,
+                "raw": String::from_utf8_lossy(&unparsed.raw),
+                "routing_key": received.routing_key,
+            },
+            "position": received.position,
+        }),
+    }
+}
+
 /// A value as one line of JSON. JSON itself allows the control characters above ASCII, which some terminals obey.
 pub(super) fn json_line(value: &Value) -> String {
     let text = value.to_string();
@@ -168,8 +204,6 @@ pub(super) fn json_line(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::{
         bus::{Unparsed, event::Stamp},
@@ -231,6 +265,14 @@ mod tests {
         assert!(!line.chars().any(char::is_control), "{line:?}");
         assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), payload);
         assert_eq!(printable(&"x".repeat(9), 4), "xxxx…");
+    }
+
+    #[test]
+    fn a_colour_of_the_palette_stands_for_one_of_all() {
+        assert_eq!(
+            [nearest([0, 0, 0]), nearest([255, 255, 255]), nearest([0x3B, 0x82, 0xF6])],
+            [16, 231, 69]
+        );
     }
 
     #[test]

@@ -6,17 +6,29 @@
 
 mod command;
 mod connection;
+mod dead;
 mod envelope;
+mod export;
 mod feed;
+mod history;
+mod ids;
+mod import;
 mod line;
 mod lines;
+mod progress;
+mod prune;
 mod publish;
 mod publish_lines;
 mod quantity;
+mod queues;
+mod replay;
+mod schema;
 mod seen;
+mod stats;
+mod table;
 mod tail;
 mod work;
 mod work_command;
 mod work_lines;
 
-pub(super) use command::{Args, run};
+pub(super) use command::{Args, DevArgs, run, run_dev};

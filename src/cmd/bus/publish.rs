@@ -15,7 +15,7 @@ use super::{connection::with_bus, envelope, line::json_line, publish_lines, quan
 use crate::{
     bus::{
         Event, EventType, Publish, Published,
-        event::{AgentContext, Stamp},
+        event::{AgentContext, Stamp, ids},
     },
     cmd::{Context, Exit, Failure, Stdout, Threads},
 };
@@ -75,10 +75,10 @@ struct Single {
     #[arg(long = "correlation-id", value_name = "ID")]
     correlation_ids: Vec<String>,
     /// The program that says so
-    #[arg(long, value_name = "NAME", default_value = "godctl")]
+    #[arg(long, value_name = "NAME", default_value = envelope::APP)]
     source_app: String,
     /// What set it off: manual, agent, scheduled, service, webhook, …
-    #[arg(long, value_name = "KIND", default_value = "manual")]
+    #[arg(long, value_name = "KIND", default_value = envelope::KIND)]
     source_type: String,
     /// The session that it belongs to
     #[arg(long, value_name = "ID")]
@@ -106,7 +106,7 @@ impl Single {
         let stamp = Stamp { id: self.event_id.unwrap_or(now.id), at: self.timestamp.unwrap_or(now.at) };
         let source = envelope::source(&self.source_app, &self.source_type);
         let mut event = Event::new(stamp, event_type, source, payload);
-        event.correlation_ids = self.correlation_ids.iter().map(|id| envelope::correlation_id(id)).collect();
+        event.correlation_ids = self.correlation_ids.iter().map(|id| ids::normalise(id)).collect();
         event.agent_context = self.agent_context();
         event
     }

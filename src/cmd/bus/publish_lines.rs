@@ -6,6 +6,7 @@
 use std::io::{self, Write as _};
 
 use anyhow::{Context as _, bail};
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
@@ -38,7 +39,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
                     batch = lines.next() => batch.context("cannot read standard input")?,
                 };
                 let Some(batch) = batch else { break };
-                failed += publish(&feed, &batch).await?;
+                failed += publish(&feed, &batch, context).await?;
                 answered += batch.len();
             }
             Ok(failed)
@@ -57,18 +58,18 @@ pub(super) fn longest_line(context: &Context) -> usize {
 ///
 /// # Errors
 /// Why it is none.
-pub(super) fn event(line: &Line) -> Result<Event, String> {
+pub(super) fn event(line: &Line, context: &Context) -> Result<Event, String> {
     match line.too_long {
         Some(bytes) => Err(format!("the line has {bytes} bytes; see bus.max_event_bytes")),
-        None => envelope::read(&line.text),
+        None => envelope::of_line(&line.text, Timestamp::now(), longest_line(context)),
     }
 }
 
 /// Publishes a batch and answers in the order of its lines. Tells how many failed.
-async fn publish(feed: &Feed, batch: &[Line]) -> anyhow::Result<u64> {
+async fn publish(feed: &Feed, batch: &[Line], context: &Context) -> anyhow::Result<u64> {
     let mut events = Vec::with_capacity(batch.len());
     let read: Vec<Result<(), String>> =
-        batch.iter().map(|line| event(line).map(|event| events.push(event))).collect();
+        batch.iter().map(|line| event(line, context).map(|event| events.push(event))).collect();
     let mut outcomes = feed.send(&events).await?.into_iter().zip(&events);
 
     let mut failed = 0;

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     connection::with_bus,
-    line::{Look, json_line},
+    line::{Look, as_json, json_line},
     quantity::{self, Moment},
     seen::Seen,
 };
@@ -230,27 +230,6 @@ impl Screen {
             Body::Event(_) => self.counts.events += 1,
         }
         true
-    }
-}
-
-/// An event with its place in the history, or what could not be read as one.
-fn as_json(received: &Received) -> serde_json::Value {
-    match &received.body {
-        Body::Event(event) => {
-            let mut value = json!(event);
-            if let (Some(position), Some(object)) = (received.position, value.as_object_mut()) {
-                object.insert("position".to_owned(), json!(position));
-            }
-            value
-        }
-        Body::Unparsed(unparsed) => json!({
-            "unparsed": {
-                "reason": unparsed.reason,
-                "raw": String::from_utf8_lossy(&unparsed.raw),
-                "routing_key": received.routing_key,
-            },
-            "position": received.position,
-        }),
     }
 }
 

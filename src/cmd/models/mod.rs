@@ -8,4 +8,5 @@ mod row;
 
 pub(super) use command::main;
 pub use command::{Interrupted, ModelsArgs, ModelsContext, run};
+pub(super) use numbers::size;
 pub use progress::PullDisplay;

@@ -4,7 +4,7 @@
 const UNITS: [(u64, &str); 3] = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
 
 /// Bytes with about three digits.
-pub(super) fn size(bytes: u64) -> String {
+pub(in crate::cmd) fn size(bytes: u64) -> String {
     match UNITS.iter().find(|(unit, _)| bytes >= *unit) {
         Some((unit, name)) => {
             let hundredths = rounded(bytes, unit / 100);

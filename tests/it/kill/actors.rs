@@ -48,8 +48,7 @@ pub(crate) struct Run<'a> {
     started: Instant,
     /// All that was sent has been acknowledged, or time is up.
     over: AtomicBool,
-    /// Processes may fail to start now, because there is no broker.
-    pub(crate) broker_away: AtomicBool,
+    may_lack_a_broker: bool,
 }
 
 /// A part that one process after another plays.
@@ -66,7 +65,7 @@ struct Process {
     killed: bool,
 }
 
-/// What `bus publish --lines` prints.
+/// What `bus publish --lines` prints for an event that is durable.
 #[derive(Deserialize)]
 struct Reported {
     event_id: Uuid,
@@ -79,6 +78,7 @@ struct Reported {
 enum Worked {
     Acked { acked: Uuid },
     Handed { event_id: Uuid, event: Value, attempt: u32, at_ms: u64 },
+    Refused { event_id: Uuid, error: String },
 }
 
 /// Whoever kills more than godctl's processes; called every now and then while processes are killed.
@@ -99,7 +99,7 @@ impl<'a> Run<'a> {
             consumers: Vec::new(),
             started: Instant::now(),
             over: AtomicBool::new(false),
-            broker_away: AtomicBool::new(false),
+            may_lack_a_broker: false,
         }
     }
 
@@ -108,6 +108,12 @@ impl<'a> Run<'a> {
         self.producers = (0..producers).map(|_| Role::default()).collect();
         self.consumers = (0..consumers).map(|_| Role::default()).collect();
         self.events = events / u32::from(producers);
+        self
+    }
+
+    /// Processes may fail to start, because the broker is killed too.
+    pub(crate) fn may_lack_a_broker(mut self) -> Self {
+        self.may_lack_a_broker = true;
         self
     }
 
@@ -136,7 +142,8 @@ impl<'a> Run<'a> {
                 consumer.kill(|_| {});
             }
         });
-        let kills = |roles: &[Role]| -> u32 { roles.iter().map(|role| role.kills.load(Ordering::Relaxed)).sum() };
+        let kills =
+            |roles: &[Role]| -> u32 { roles.iter().map(|role| role.kills.load(Ordering::Relaxed)).sum() };
         let played = Played {
             took: self.started.elapsed(),
             kills: (kills(&self.producers), kills(&self.consumers)),
@@ -148,20 +155,32 @@ impl<'a> Run<'a> {
 
     /// Makes the queue before anything is published: a broker keeps nothing for a queue that is not there.
     fn prepare(&self) {
-        let mut child = self.spawn_consumer("prepare");
+        let mut args = self.work();
+        args.extend(["--idle", "1s"].map(str::to_owned));
+        let mut child = self.spawn("prepare.log", &args);
         let stdin = child.stdin.take();
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            let queues = self.godctl(&["bus", "queues", "--json"]);
-            if queues.code == Some(0) && queues.stdout.contains(self.queue) {
-                break;
-            }
-            assert!(Instant::now() < deadline, "no queue: {queues:?}\n{}", self.said("prepare"));
-            pause(20);
-        }
+        let status = child.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.said("prepare.log"));
         drop(stdin);
-        child.kill().ok();
-        child.wait().unwrap();
+    }
+
+    /// The arguments of a consumer.
+    fn work(&self) -> Vec<String> {
+        let visibility = format!("{}ms", self.visibility.as_millis());
+        [
+            "bus",
+            "work",
+            self.queue,
+            "--lines",
+            "--bind",
+            "kill.#",
+            "--visibility",
+            &visibility,
+            "--max-attempts",
+            "100",
+        ]
+        .map(str::to_owned)
+        .to_vec()
     }
 
     fn wait_for_the_rest(&self) {
@@ -195,18 +214,11 @@ impl<'a> Run<'a> {
         self.home.command("godctl").args(&self.settings).args(args).output().unwrap().into()
     }
 
-    fn spawn(&self, role: &str, args: &[&str]) -> Child {
+    fn spawn(&self, role: &str, args: &[String]) -> Child {
         let log = File::options().create(true).append(true).open(self.home.path().join(role)).unwrap();
         let mut command = self.home.command("godctl");
         command.args(&self.settings).args(args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().unwrap()
-    }
-
-    fn spawn_consumer(&self, role: &str) -> Child {
-        let visibility = format!("{}s", self.visibility.as_secs());
-        let args =
-            ["bus", "work", self.queue, "--lines", "--bind", "kill.#", "--visibility", &visibility, "--attempts", "100"];
-        self.spawn(role, &args)
     }
 
     /// The end of what the processes of a role wrote to standard error.
@@ -222,7 +234,8 @@ impl<'a> Run<'a> {
         let log = format!("producer-{producer}.log");
         let mut confirmed = 0;
         while confirmed < self.events && !self.is_over() {
-            let (_, stdin, stdout) = role.begin(self.spawn(&log, &["bus", "publish", "--lines"]));
+            let (_, stdin, stdout) =
+                role.begin(self.spawn(&log, &["bus", "publish", "--lines"].map(str::to_owned)));
             let reported = AtomicU32::new(confirmed);
             let gone = AtomicBool::new(false);
             std::thread::scope(|scope| {
@@ -277,7 +290,8 @@ impl<'a> Run<'a> {
             let torn = !line.ends_with('}');
             return if torn { () } else { self.wrong(format!("producer {producer} said {line}")) };
         };
-        let Some(name) = Name::of(reported.event_id, self.seed).filter(|name| name.producer == producer) else {
+        let Some(name) = Name::of(reported.event_id, self.seed).filter(|name| name.producer == producer)
+        else {
             return self.wrong(format!("producer {producer} reported an unknown event: {line}"));
         };
         let mut ledger = self.ledger.lock();
@@ -293,7 +307,7 @@ impl<'a> Run<'a> {
         let role = &self.consumers[usize::from(consumer)];
         let log = format!("consumer-{consumer}.log");
         while !self.is_over() {
-            let (number, stdin, stdout) = role.begin(self.spawn_consumer(&log));
+            let (number, stdin, stdout) = role.begin(self.spawn(&log, &self.work()));
             let life = Life { consumer, number };
             let (done, to_ack) = sync_channel(10_000);
             let mut worked = 0;
@@ -327,7 +341,9 @@ impl<'a> Run<'a> {
                 return None;
             }
         };
-        let (Worked::Acked { acked: id } | Worked::Handed { event_id: id, .. }) = &worked;
+        let (Worked::Acked { acked: id }
+        | Worked::Handed { event_id: id, .. }
+        | Worked::Refused { event_id: id, .. }) = &worked;
         let Some(name) = Name::of(*id, self.seed) else {
             self.wrong(format!("{life:?} got an unknown event: {line}"));
             return None;
@@ -345,12 +361,17 @@ impl<'a> Run<'a> {
                 ledger.handed.entry(name).or_default().push(Handed { at: at_ms, life, attempt });
                 Some(event_id)
             }
+            // The lease had ended; whoever has the event now acknowledges it.
+            Worked::Refused { error, .. } => {
+                *ledger.refusals.entry(error).or_default() += 1;
+                None
+            }
         }
     }
 
     /// Whether a process may have ended so because it found no broker.
     fn could_not_start(&self, status: ExitStatus) -> bool {
-        let away = self.broker_away.load(Ordering::Relaxed) && status.code() == Some(69);
+        let away = self.may_lack_a_broker && status.code() == Some(69);
         if away {
             pause(200);
         }
@@ -454,7 +475,7 @@ impl Played {
         let handed: usize = ledger.handed.values().map(Vec::len).sum();
         println!(
             "{:?}: killed {} producers, {} consumers, {} brokers; {} events reported ({:?}), {handed} deliveries \
-             ({} repeats), {} acknowledged",
+             ({} repeats), {} acknowledged, acknowledgements refused {:?}",
             self.took,
             self.kills.0,
             self.kills.1,
@@ -463,6 +484,7 @@ impl Played {
             ledger.outcomes,
             ledger.repeats(),
             ledger.acked.len(),
+            ledger.refusals,
         );
     }
 }

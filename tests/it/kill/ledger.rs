@@ -66,6 +66,8 @@ pub(crate) struct Ledger {
     pub(crate) handed: HashMap<Name, Vec<Handed>>,
     /// When the acknowledgement was first reported as durable.
     pub(crate) acked: HashMap<Name, Ms>,
+    /// How often acknowledgements were refused, and why.
+    pub(crate) refusals: BTreeMap<String, usize>,
     /// When consumer processes were killed.
     pub(crate) deaths: HashMap<Life, Ms>,
     /// When the broker was killed.
@@ -79,7 +81,8 @@ impl Ledger {
     pub(crate) fn violations(&self, visibility: Ms) -> Vec<String> {
         let mut found = self.wrong.clone();
         for name in self.reported.keys().filter(|name| !self.acked.contains_key(name)) {
-            found.push(format!("{name:?} was reported durable and never acknowledged: {}", self.story(*name)));
+            found
+                .push(format!("{name:?} was reported durable and never acknowledged: {}", self.story(*name)));
         }
         for (name, handed) in &self.handed {
             if !self.sent.contains_key(name) {
@@ -90,7 +93,8 @@ impl Ledger {
             if let Some(acked) = self.acked.get(name)
                 && handed.iter().any(|handed| handed.at > *acked)
             {
-                found.push(format!("{name:?} was delivered after its acknowledgement: {}", self.story(*name)));
+                found
+                    .push(format!("{name:?} was delivered after its acknowledgement: {}", self.story(*name)));
             }
             for pair in handed.windows(2) {
                 if !self.may_repeat(*name, &pair[0], &pair[1], visibility) {
@@ -130,7 +134,11 @@ impl Ledger {
             .map(|handed| {
                 let Life { consumer, number } = handed.life;
                 let death = self.deaths.get(&handed.life).map(since);
-                format!("{} to c{consumer}.{number} (attempt {}, died {death:?})", since(&handed.at), handed.attempt)
+                format!(
+                    "{} to c{consumer}.{number} (attempt {}, died {death:?})",
+                    since(&handed.at),
+                    handed.attempt
+                )
             })
             .collect();
         format!(
@@ -176,7 +184,6 @@ pub(crate) fn none(violations: &[String]) {
     assert!(violations.is_empty(), "{} violations, such as\n{}", violations.len(), shown.join("\n"));
 }
 
-#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -252,7 +259,10 @@ mod tests {
             numbers.iter().map(|(producer, n)| Name { producer: *producer, n: *n }).collect()
         };
         let ledger = Ledger::default();
-        assert_eq!(ledger.order_violations(&names(&[(0, 0), (1, 0), (0, 1), (0, 0), (0, 1), (0, 2)])).len(), 0);
+        assert_eq!(
+            ledger.order_violations(&names(&[(0, 0), (1, 0), (0, 1), (0, 0), (0, 1), (0, 2)])).len(),
+            0
+        );
         assert_eq!(ledger.order_violations(&names(&[(0, 0), (0, 2), (0, 1)])).len(), 1);
     }
 }

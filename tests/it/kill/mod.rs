@@ -5,7 +5,10 @@
 //! `GODCTL_KILL_SECONDS` and `GODCTL_KILL_EVENTS`, and repeated with `GODCTL_KILL_SEED`.
 
 mod actors;
+mod amqp;
+mod audit;
 mod ledger;
+mod sqlite;
 
 use std::time::{Duration, SystemTime};
 

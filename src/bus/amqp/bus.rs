@@ -1,0 +1,276 @@
+//! The bus: joins publishing, subscribing and queues over two connections. Runs in the tasks that call it; what it
+//! starts in the background ends with [`AmqpBus::close`], or when nobody holds the bus any more.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::OnceCell;
+
+use super::{
+    super::{
+        BusError, Capabilities, Event, EventBus, EventStream, Held, Item, Lane, Pruned, Publish, Published,
+        Query, QueueInfo, QueueSpec, Received, Retention, Selection, Start, Stats, Subscription, WorkQueue,
+    },
+    AmqpOptions,
+    connect::Dial,
+    link::Link,
+    message::Message,
+    publish::Publisher,
+    stream::{History, HistoryStream},
+    subscribe::{Listen, LiveStream},
+    topology::{self, Topology, short},
+    uri,
+};
+use crate::shutdown::Shutdown;
+
+/// A RabbitMQ.
+#[derive(Debug)]
+pub struct AmqpBus {
+    options: AmqpOptions,
+    shutdown: Shutdown,
+    dial: Dial,
+    topology: Topology,
+    /// The connection that publishes.
+    link: Link,
+    publisher: Publisher,
+    /// The connection that consumes; made when it is first needed.
+    consuming: OnceCell<Link>,
+}
+
+impl AmqpBus {
+    /// Connects, logs in and declares the exchange, within [`AmqpOptions::connect_timeout`]. From then on a lost
+    /// connection is made again in the background.
+    ///
+    /// # Errors
+    /// [`BusError::Unreachable`]; [`BusError::Access`] for wrong credentials and for a virtual host that is not there;
+    /// [`BusError::Invalid`] for an address or certificates that can't be used; [`BusError::Conflict`] if the exchange
+    /// is there with another type.
+    pub async fn open(options: AmqpOptions, shutdown: &Shutdown) -> Result<Self, BusError> {
+        Self::begin(options, shutdown, false).await
+    }
+
+    /// As [`AmqpBus::open`], but a broker that can't be reached is no error: it is looked for in the background, and
+    /// until it is there each call gives [`BusError::Unreachable`] at once.
+    ///
+    /// # Errors
+    /// As [`AmqpBus::open`], without [`BusError::Unreachable`].
+    pub async fn open_or_wait(options: AmqpOptions, shutdown: &Shutdown) -> Result<Self, BusError> {
+        Self::begin(options, shutdown, true).await
+    }
+
+    async fn begin(options: AmqpOptions, shutdown: &Shutdown, wait: bool) -> Result<Self, BusError> {
+        let address = uri::parse(&options.url, options.username.as_deref(), options.password.as_ref())?;
+        let topology = Topology {
+            exchange: short("bus.exchange", &options.exchange)?,
+            history: options.history,
+            history_max_age: options.history_max_age,
+            history_max_bytes: options.history_max_bytes,
+        };
+        topology.history_queue()?;
+        let dial = Dial {
+            address,
+            ca_file: options.ca_file.clone(),
+            timeout: options.connect_timeout,
+            heartbeat: options.heartbeat,
+            name: options.name.clone(),
+        };
+        let link =
+            Link::open(dial.clone(), topology.clone(), options.publish_timeout, shutdown, wait).await?;
+        let publisher = Publisher::start(link.clone(), shutdown);
+        Ok(Self {
+            options,
+            shutdown: shutdown.clone(),
+            dial,
+            topology,
+            link,
+            publisher,
+            consuming: OnceCell::new(),
+        })
+    }
+
+    /// The connection that consumes.
+    async fn consuming(&self) -> Result<&Link, BusError> {
+        let connect = async || {
+            // Not before the other one is there, so that a broker that is away is said at once.
+            self.link.live()?;
+            let dial = Dial { name: format!("{} (consumer)", self.dial.name), ..self.dial.clone() };
+            Link::open(dial, self.topology.clone(), self.options.publish_timeout, &self.shutdown, false).await
+        };
+        let link = self.consuming.get_or_try_init(connect).await?;
+        link.live()?;
+        Ok(link)
+    }
+
+    async fn history(&self, what: &'static str) -> Result<History, BusError> {
+        let link = self.consuming().await?;
+        let live = link.live()?;
+        let queue = self.topology.history_queue()?;
+        // Somebody may have made it since we connected.
+        if !live.standing.history && topology::count(&live, &queue).await?.is_none() {
+            return Err(
+                self.unsupported(what, "this RabbitMQ keeps no history; set bus.history = true to let it")
+            );
+        }
+        let (link, publisher) = (link.clone(), self.publisher.clone());
+        Ok(History { link, publisher, queue, max_event_bytes: self.options.max_event_bytes })
+    }
+
+    fn unsupported(&self, what: &'static str, instead: &str) -> BusError {
+        BusError::Unsupported { what, bus: self.link.bus(), instead: instead.to_owned() }
+    }
+
+    fn keeps_history(&self) -> bool {
+        self.options.history || self.link.live().is_ok_and(|live| live.standing.history)
+    }
+
+    fn messages(&self, events: &[Event]) -> Result<Vec<Message>, BusError> {
+        let now = Timestamp::now();
+        let limit = self.options.max_event_bytes;
+        events.iter().map(|event| Message::of_event(event, &self.topology.exchange, now, limit)).collect()
+    }
+}
+
+/// A subscription to nothing that is still to come.
+#[derive(Debug)]
+struct Nothing;
+
+#[async_trait]
+impl EventStream for Nothing {
+    async fn next(&mut self) -> Result<Option<Item>, BusError> {
+        Ok(None)
+    }
+}
+
+#[async_trait]
+impl EventBus for AmqpBus {
+    fn capabilities(&self) -> Capabilities {
+        let history = self.keeps_history();
+        Capabilities {
+            durable: true,
+            history,
+            queues: true,
+            dedupes: false,
+            cursors: true,
+            shared: true,
+            // The history takes everything.
+            reports_unrouted: !history,
+        }
+    }
+
+    async fn publish(&self, events: &[Event], options: Publish) -> Result<Published, BusError> {
+        let messages = self.messages(events)?;
+        let confirmed = self.publisher.publish(messages).await?;
+        if options.require_route
+            && let Some(event) = confirmed.unrouted.iter().min().and_then(|index| events.get(*index))
+        {
+            return Err(BusError::Unroutable(event.event_type.to_string()));
+        }
+        Ok(Published {
+            accepted: u64::try_from(events.len()).unwrap_or(u64::MAX),
+            unrouted: u64::try_from(confirmed.unrouted.len()).unwrap_or(u64::MAX),
+            ..Published::default()
+        })
+    }
+
+    async fn publish_with_cursor(
+        &self,
+        events: &[Event],
+        name: &str,
+        cursor: &str,
+    ) -> Result<Published, BusError> {
+        let _ = (events, name, cursor);
+        Err(self.unsupported("x", "y"))
+    }
+
+    async fn cursor(&self, name: &str) -> Result<Option<String>, BusError> {
+        let _ = name;
+        Err(self.unsupported("x", "y"))
+    }
+
+    async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn EventStream>, BusError> {
+        let Subscription { patterns, start, follow, consumer } = subscription;
+        let prefetch = self.options.prefetch;
+        if start != Start::Now {
+            let history = self.history("starting in the past").await?;
+            return Ok(Box::new(HistoryStream::open(history, patterns, start, follow, prefetch).await?));
+        }
+        if !follow {
+            self.link.live()?;
+            return Ok(Box::new(Nothing));
+        }
+        let link = self.consuming().await?.clone();
+        let listen = Listen { patterns, consumer, prefetch, max_event_bytes: self.options.max_event_bytes };
+        Ok(Box::new(LiveStream::open(link, listen).await?))
+    }
+
+    async fn page(&self, query: Query) -> Result<Vec<Received>, BusError> {
+        self.history("looking back").await?.page(&query).await
+    }
+
+    async fn queue(&self, spec: QueueSpec) -> Result<Box<dyn WorkQueue>, BusError> {
+        let _ = spec;
+        Err(self.unsupported("x", "y"))
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueInfo>, BusError> {
+        Ok(Vec::new())
+    }
+
+    async fn peek(&self, queue: &str, lane: Lane, limit: usize) -> Result<Vec<Held>, BusError> {
+        let _ = (lane, limit);
+        Err(BusError::NoSuchQueue(queue.to_owned()))
+    }
+
+    async fn requeue(&self, queue: &str, which: &Selection) -> Result<u64, BusError> {
+        let _ = which;
+        Err(BusError::NoSuchQueue(queue.to_owned()))
+    }
+
+    async fn purge(&self, queue: &str, lane: Lane, which: &Selection) -> Result<u64, BusError> {
+        let _ = (lane, which);
+        Err(BusError::NoSuchQueue(queue.to_owned()))
+    }
+
+    async fn delete_queue(&self, queue: &str) -> Result<(), BusError> {
+        Err(BusError::NoSuchQueue(queue.to_owned()))
+    }
+
+    async fn stats(&self) -> Result<Stats, BusError> {
+        self.link.live()?;
+        let mut stats = Stats { bus: self.link.bus(), ..Stats::default() };
+        if self.keeps_history() {
+            let extent = self.history("figures").await?.extent().await?;
+            stats.events = extent.map(|extent| extent.events);
+            stats.oldest = extent.and_then(|extent| extent.oldest);
+            stats.newest = extent.and_then(|extent| extent.newest);
+        }
+        Ok(stats)
+    }
+
+    async fn prune(&self, _retention: Retention) -> Result<Pruned, BusError> {
+        Err(self.unsupported(
+            "deleting old events",
+            "RabbitMQ keeps its own retention; set max-age or max-length-bytes for the history with a policy",
+        ))
+    }
+
+    async fn close(&self) {
+        self.publisher.close().await;
+        if let Some(consuming) = self.consuming.get() {
+            consuming.close().await;
+        }
+        self.link.close().await;
+    }
+}
+
+#[cfg(test)]
+impl AmqpBus {
+    /// Deletes what tests leave on the broker.
+    pub(super) async fn remove_exchange(&self) {
+        let live = self.link.live().unwrap();
+        let channel = live.channel().await.unwrap();
+        let history = self.topology.history_queue().unwrap();
+        channel.queue_delete(history, lapin::options::QueueDeleteOptions::default()).await.unwrap();
+        let exchange = self.topology.exchange.clone();
+        channel.exchange_delete(exchange, lapin::options::ExchangeDeleteOptions::default()).await.unwrap();
+    }
+}

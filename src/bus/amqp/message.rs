@@ -1,0 +1,347 @@
+//! Messages: an event's properties and headers, and what a delivery says about itself. Pure.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+
+use super::{
+    super::{Attempt, Body, BusError, Event, MAX_HISTORY, Position, Received, event},
+    topology::short,
+};
+
+/// When the publisher handed it to the broker, in microseconds since 1970. AMQP's own timestamp has whole seconds.
+const AT: &str = "x-godctl-at";
+/// What a copy's original was routed by; the copy itself is routed by the name of its queue.
+const KEY: &str = "x-godctl-key";
+/// Deliveries that are over.
+const ATTEMPTS: &str = "x-godctl-attempts";
+/// How they ended, as JSON.
+const HISTORY: &str = "x-godctl-history";
+const FIRST_FAILED_AT: &str = "x-godctl-first-failed-at";
+const DEAD_AT: &str = "x-godctl-dead-at";
+/// Why it is dead, in one word.
+const REASON: &str = "x-godctl-reason";
+/// Why it is dead, in the consumer's words.
+const ERROR: &str = "x-godctl-error";
+const ORIGIN_QUEUE: &str = "x-godctl-origin-queue";
+/// RabbitMQ's place of a message in a stream.
+const STREAM_OFFSET: &str = "x-stream-offset";
+/// RabbitMQ's account of what it dead-lettered.
+const DEATHS: &str = "x-death";
+
+/// The type of the messages that mark the end of a history; see `stream`.
+pub(super) const PROBE: &str = "godctl.probe";
+
+/// Bytes of a consumer's words in [`ERROR`].
+const MAX_ERROR: usize = 1024;
+/// Bytes of its words and of its name in one entry of [`HISTORY`]: all headers share one frame of 128 KiB, and JSON may
+/// take six bytes for one.
+const MAX_REASON: usize = 512;
+const MAX_CONSUMER: usize = 128;
+
+/// One message that is to be published.
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    /// Empty for the exchange that routes by the name of a queue.
+    pub(super) exchange: ShortString,
+    pub(super) routing_key: ShortString,
+    pub(super) properties: BasicProperties,
+    pub(super) body: Vec<u8>,
+}
+
+impl Message {
+    /// An event as it goes to `exchange`.
+    ///
+    /// # Errors
+    /// [`BusError::TooLarge`], [`BusError::Invalid`].
+    pub(super) fn of_event(
+        event: &Event,
+        exchange: &ShortString,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Self, BusError> {
+        let body = check(event, limit)?;
+        let key = short("the event's type", event.event_type.as_str())?;
+        let mut headers = FieldTable::default();
+        headers.insert(AT.into(), AMQPValue::LongLongInt(now.as_microsecond()));
+        let properties = BasicProperties::default()
+            .with_delivery_mode(PERSISTENT)
+            .with_content_type("application/json".into())
+            .with_content_encoding("utf-8".into())
+            .with_message_id(event.event_id.to_string().into())
+            .with_timestamp(u64::try_from(now.as_second()).unwrap_or_default())
+            .with_app_id(short_or_cut(&event.source.app))
+            .with_type(key.clone())
+            .with_headers(headers);
+        Ok(Self { exchange: exchange.clone(), routing_key: key, properties, body })
+    }
+
+    /// What it takes of memory, about.
+    pub(super) fn size(&self) -> usize {
+        self.body.len() + 512
+    }
+}
+
+/// `delivery_mode`: to disk.
+pub(super) const PERSISTENT: u8 = 2;
+
+fn check(event: &Event, limit: usize) -> Result<Vec<u8>, BusError> {
+    let bytes = serde_json::to_vec(event)
+        .map_err(|error| BusError::Invalid(format!("the event can't be written: {error}")))?;
+    if bytes.len() > limit {
+        return Err(BusError::TooLarge {
+            event_type: event.event_type.to_string(),
+            size: bytes.len(),
+            limit,
+            key: "bus.max_event_bytes",
+        });
+    }
+    Ok(bytes)
+}
+
+/// Reads a delivery. `position` is known for streams only.
+pub(super) fn received(
+    routing_key: &str,
+    properties: &BasicProperties,
+    data: Vec<u8>,
+    limit: usize,
+) -> Received {
+    let headers = Headers(properties.headers().as_ref());
+    let at = headers.at().or_else(|| seconds(properties));
+    let routing_key = headers.original_key().unwrap_or(routing_key).to_owned();
+    let body = read(data, &routing_key, at, limit);
+    Received { position: headers.offset(), at, routing_key, body }
+}
+
+fn read(data: Vec<u8>, routing_key: &str, at: Option<Timestamp>, limit: usize) -> Body {
+    match event::read(&data, Some(routing_key), at.unwrap_or_else(Timestamp::now), limit) {
+        Ok(event) => Body::Event(event),
+        Err(unparsed) => Body::Unparsed(unparsed),
+    }
+}
+
+fn seconds(properties: &BasicProperties) -> Option<Timestamp> {
+    let seconds = i64::try_from((*properties.timestamp())?).ok()?;
+    Timestamp::from_second(seconds).ok()
+}
+
+/// The headers of a message, for reading.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Headers<'a>(pub(super) Option<&'a FieldTable>);
+
+impl<'a> Headers<'a> {
+    pub(super) fn of(properties: &'a BasicProperties) -> Self {
+        Self(properties.headers().as_ref())
+    }
+
+    fn get(self, name: &str) -> Option<&'a AMQPValue> {
+        self.0?.inner().get(name)
+    }
+
+    /// A whole number of any width.
+    fn number(self, name: &str) -> Option<i64> {
+        match self.get(name)? {
+            AMQPValue::ShortShortInt(n) => Some(i64::from(*n)),
+            AMQPValue::ShortShortUInt(n) => Some(i64::from(*n)),
+            AMQPValue::ShortInt(n) => Some(i64::from(*n)),
+            AMQPValue::ShortUInt(n) => Some(i64::from(*n)),
+            AMQPValue::LongInt(n) => Some(i64::from(*n)),
+            AMQPValue::LongUInt(n) => Some(i64::from(*n)),
+            AMQPValue::LongLongInt(n) => Some(*n),
+            AMQPValue::Timestamp(n) => i64::try_from(*n).ok(),
+            _ => None,
+        }
+    }
+
+    fn text(self, name: &str) -> Option<&'a str> {
+        text(self.get(name)?)
+    }
+
+    fn time(self, name: &str) -> Option<Timestamp> {
+        self.text(name)?.parse().ok()
+    }
+
+    fn at(self) -> Option<Timestamp> {
+        Timestamp::from_microsecond(self.number(AT)?).ok()
+    }
+
+    /// The place in a stream.
+    pub(super) fn offset(self) -> Option<Position> {
+        self.number(STREAM_OFFSET).and_then(|offset| u64::try_from(offset).ok()).map(Position)
+    }
+
+    /// The key of a copy's original, or of a message that the broker dead-lettered.
+    fn original_key(self) -> Option<&'a str> {
+        self.text(KEY).or_else(|| {
+            let AMQPValue::FieldArray(deaths) = self.get(DEATHS)? else { return None };
+            // The newest death stands first.
+            let AMQPValue::FieldTable(first) = deaths.as_slice().last()? else { return None };
+            let AMQPValue::FieldArray(keys) = first.inner().get("routing-keys")? else { return None };
+            text(keys.as_slice().first()?)
+        })
+    }
+
+    /// Deliveries that are over, as far as the message itself knows.
+    pub(super) fn attempts(self) -> u32 {
+        self.number(ATTEMPTS).and_then(|n| u32::try_from(n).ok()).unwrap_or_default()
+    }
+
+    pub(super) fn history(self) -> Vec<Attempt> {
+        self.text(HISTORY).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+    }
+
+    pub(super) fn dead_at(self) -> Option<Timestamp> {
+        self.time(DEAD_AT)
+    }
+
+    /// Why it is dead: the consumer's words, or the broker's word.
+    pub(super) fn reason(self) -> Option<String> {
+        self.text(ERROR).or_else(|| self.text(REASON)).map(str::to_owned).or_else(|| {
+            let AMQPValue::FieldArray(deaths) = self.get(DEATHS)? else { return None };
+            let AMQPValue::FieldTable(last) = deaths.as_slice().first()? else { return None };
+            text(last.inner().get("reason")?).map(|word| format!("the broker dead-lettered it: {word}"))
+        })
+    }
+}
+
+fn text(value: &AMQPValue) -> Option<&str> {
+    match value {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        AMQPValue::ShortString(text) => Some(text.as_str()),
+        _ => None,
+    }
+}
+
+/// What a copy says about the past of its original.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Past {
+    /// Deliveries that are over.
+    pub(super) attempts: u32,
+    pub(super) history: Vec<Attempt>,
+    /// Why it is dead, if it is.
+    pub(super) death: Option<Death>,
+}
+
+/// Why work is dead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Death {
+    /// In one word.
+    pub(super) class: &'static str,
+    /// In the consumer's words.
+    pub(super) error: String,
+    pub(super) at: Timestamp,
+}
+
+/// A copy of a delivery, to be routed to `queue` itself. The broker's own marks don't travel: they would be wrong on
+/// the copy, make the broker refuse it (`user_id`), or send it elsewhere as well (`CC`, `BCC`).
+pub(super) fn copy(
+    queue: &ShortString,
+    origin: &str,
+    routing_key: &str,
+    properties: &BasicProperties,
+    body: Vec<u8>,
+    past: &Past,
+) -> Message {
+    let mut headers = FieldTable::default();
+    if let Some(old) = properties.headers() {
+        for (name, value) in old.inner() {
+            let ours = name.as_str().starts_with("x-godctl-") && name.as_str() != AT;
+            let brokers =
+                name.as_str().starts_with("x-first-death") || name.as_str().starts_with("x-last-death");
+            if !ours && !brokers && !matches!(name.as_str(), "CC" | "BCC" | DEATHS | STREAM_OFFSET) {
+                headers.insert(name.clone(), value.clone());
+            }
+        }
+    }
+    let string = |text: &str| AMQPValue::LongString(text.into());
+    headers.insert(KEY.into(), string(routing_key));
+    if past.attempts > 0 {
+        headers.insert(ATTEMPTS.into(), AMQPValue::LongLongInt(i64::from(past.attempts)));
+    }
+    if let Some(first) = past.history.first() {
+        let first = Headers::of(properties).time(FIRST_FAILED_AT).unwrap_or(first.at);
+        headers.insert(FIRST_FAILED_AT.into(), string(&first.to_string()));
+        headers.insert(HISTORY.into(), string(&history_json(&past.history)));
+    }
+    if let Some(death) = &past.death {
+        headers.insert(REASON.into(), string(death.class));
+        headers.insert(ERROR.into(), string(cut(&death.error, MAX_ERROR)));
+        headers.insert(DEAD_AT.into(), string(&death.at.to_string()));
+        headers.insert(ORIGIN_QUEUE.into(), string(origin));
+    }
+    let mut copied = BasicProperties::default().with_delivery_mode(PERSISTENT).with_headers(headers);
+    macro_rules! keep {
+        ($($field:ident $with:ident),*) => {
+            $(if let Some(value) = properties.$field() { copied = copied.$with(value.clone()); })*
+        };
+    }
+    keep!(
+        content_type with_content_type,
+        content_encoding with_content_encoding,
+        priority with_priority,
+        correlation_id with_correlation_id,
+        reply_to with_reply_to,
+        message_id with_message_id,
+        timestamp with_timestamp,
+        kind with_type,
+        app_id with_app_id
+    );
+    Message { exchange: "".into(), routing_key: queue.clone(), properties: copied, body }
+}
+
+/// The last [`MAX_HISTORY`] entries, with their words cut.
+fn history_json(history: &[Attempt]) -> String {
+    let entries: Vec<Attempt> = history
+        .iter()
+        .skip(history.len().saturating_sub(MAX_HISTORY))
+        .map(|attempt| Attempt {
+            at: attempt.at,
+            consumer: cut(&attempt.consumer, MAX_CONSUMER).to_owned(),
+            reason: cut(&attempt.reason, MAX_REASON).to_owned(),
+        })
+        .collect();
+    serde_json::to_string(&entries).unwrap_or_else(|_| "[]".to_owned())
+}
+
+/// At most so many bytes, cut between characters.
+pub(super) fn cut(text: &str, bytes: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes)).unwrap_or(text)
+}
+
+fn short_or_cut(text: &str) -> ShortString {
+    ShortString::try_new(cut(text, 255)).unwrap_or_default()
+}
+
+/// Messages that wait out a delay share a queue with those of about the same delay. Such a queue expires messages from
+/// its front only, so one of them may come late by as much as the delays within a queue differ: at most by half.
+///
+/// Gives the bucket for a delay: the next power of two in milliseconds.
+pub(super) fn bucket(delay: Duration) -> u64 {
+    millis(delay).next_power_of_two().clamp(BUCKETS[0], BUCKETS[BUCKETS.len() - 1])
+}
+
+/// A delay in whole milliseconds, cut to what fits into the largest bucket (about 24 days).
+pub(super) fn millis(delay: Duration) -> u64 {
+    u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).clamp(1, BUCKETS[BUCKETS.len() - 1])
+}
+
+/// All buckets: 64 ms to 2³¹ ms. RabbitMQ allows times to live and to expire below 2³² ms.
+pub(super) const BUCKETS: [u64; 26] = {
+    let mut buckets = [0; 26];
+    let mut at = 0;
+    while at < 26 {
+        buckets[at] = 1 << (at + 6);
+        at += 1;
+    }
+    buckets
+};
+
+/// How long a queue of a bucket outlives its last use. It is declared anew with each message, so it outlives all
+/// messages that are in it, with a minute to spare.
+pub(super) const fn bucket_expires(bucket: u64) -> u64 {
+    bucket + bucket / 2 + 60_000
+}

@@ -1,0 +1,75 @@
+//! Tests of the bus in a file, over real files. Two handles stand for two processes: they share nothing but the file.
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use super::{SqliteBus, SqliteOptions, append::Entry};
+use crate::{
+    bus::{SharedBus, testkit::*},
+    config::Durability,
+    shutdown::Shutdown,
+};
+
+/// A folder with a bus in it.
+pub(super) struct Folder {
+    folder: tempfile::TempDir,
+    shutdown: Shutdown,
+    last: Mutex<Option<SqliteBus>>,
+}
+
+impl Folder {
+    pub(super) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { folder, shutdown: Shutdown::new(), last: Mutex::default() }
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.folder.path().join("bus.db")
+    }
+
+    /// Options that don't wait for the disk, as no test pulls the plug.
+    pub(super) fn options(&self) -> SqliteOptions {
+        SqliteOptions {
+            durability: Durability::Normal,
+            max_event_bytes: 4096,
+            ..SqliteOptions::new(self.path())
+        }
+    }
+
+    pub(super) async fn with(&self, options: SqliteOptions) -> SqliteBus {
+        let bus = SqliteBus::open(options, &self.shutdown).await.unwrap();
+        *self.last.lock() = Some(bus.clone());
+        bus
+    }
+
+    pub(super) async fn bus(&self) -> SqliteBus {
+        self.with(self.options()).await
+    }
+}
+
+#[async_trait]
+impl Fixture for Folder {
+    async fn open(&self) -> SharedBus {
+        Arc::new(self.bus().await)
+    }
+
+    async fn inject(&self, routing_key: &str, raw: &[u8]) -> bool {
+        let Some(bus) = self.last.lock().clone() else { return false };
+        let entry = Entry { id: Uuid::new_v4(), routing_key: routing_key.to_owned(), body: raw.to_owned() };
+        bus.shared.publish(vec![entry]).await.unwrap();
+        true
+    }
+
+    fn max_event_bytes(&self) -> usize {
+        4096
+    }
+}
+
+async fn folder() -> Option<Folder> {
+    Some(Folder::new())
+}
+
+conformance!(conformance, folder);
