@@ -71,7 +71,7 @@ pub(super) fn run(context: &Context) -> anyhow::Result<()> {
                 loaded = watched.ready() => loaded,
             };
             match loaded {
-                Ok(()) => notifier.ready(&format!("listening on http://{address}")),
+                Ok(_) => notifier.ready(&format!("listening on http://{address}")),
                 Err(error) => stop.fail("asr-engine", error.to_string()),
             }
         });

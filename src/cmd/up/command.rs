@@ -89,7 +89,9 @@ fn supervise(
 
 #[cfg(not(unix))]
 fn supervise(_: &Context, _: Vec<Part>, _: PathBuf, _: Vec<OsString>, _: Policy) -> anyhow::Result<()> {
-    anyhow::bail!("supervising needs a Unix system; start the parts one by one, `godctl up --dry-run` lists them")
+    anyhow::bail!(
+        "supervising needs a Unix system; start the parts one by one, `godctl up --dry-run` lists them"
+    )
 }
 
 fn policy(config: &Config) -> Policy {
@@ -105,7 +107,8 @@ fn policy(config: &Config) -> Policy {
 
 /// The global flags as a unit needs them: it runs elsewhere and without this shell's variables.
 fn for_units(context: &Context, passed_on: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
-    let absolute = |path: &Path| std::path::absolute(path).context("cannot tell where the configuration file is");
+    let absolute =
+        |path: &Path| std::path::absolute(path).context("cannot tell where the configuration file is");
     let mut words = Vec::new();
     let mut has_file = false;
     let mut flags = passed_on.into_iter();
@@ -154,7 +157,11 @@ fn write(units: &[Unit], dir: &Path) -> anyhow::Result<()> {
         writeln!(stdout, "{}", path.display())?;
     }
     for file in left_over(units, dir) {
-        writeln!(stdout, "{} belongs to no part any more; remove it if it is yours", dir.join(file).display())?;
+        writeln!(
+            stdout,
+            "{} belongs to no part any more; remove it if it is yours",
+            dir.join(file).display()
+        )?;
     }
     Ok(stdout.flush()?)
 }

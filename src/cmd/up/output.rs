@@ -61,6 +61,7 @@ pub(super) struct Output {
     dropped: Arc<AtomicU64>,
     /// The last line had no room, so the next one does not wait.
     is_stuck: Arc<AtomicBool>,
+    patience: Duration,
 }
 
 impl Output {
@@ -86,7 +87,7 @@ impl Output {
             // Whoever waited may have given up.
             drop(done.send(()));
         })?;
-        Ok((Self { lines, dropped, is_stuck: Arc::default() }, written))
+        Ok((Self { lines, dropped, is_stuck: Arc::default(), patience: PATIENCE }, written))
     }
 
     /// Hands over a line; waits a little while there is no room, then drops it and counts it.
@@ -97,7 +98,7 @@ impl Output {
             return;
         };
         let waited = !self.is_stuck.load(Ordering::Relaxed)
-            && tokio::time::timeout(PATIENCE, self.lines.send(line)).await.is_ok();
+            && tokio::time::timeout(self.patience, self.lines.send(line)).await.is_ok();
         if !waited {
             self.is_stuck.store(true, Ordering::Relaxed);
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -135,7 +136,8 @@ fn format(style: &Style, line: &Line) -> String {
     let Line { part, stream, text } = line;
     let name = style.names.get(*part).map_or("?", String::as_str);
     if style.json {
-        return serde_json::to_string(&Object { part: name, stream: *stream, line: text }).unwrap_or_default();
+        return serde_json::to_string(&Object { part: name, stream: *stream, line: text })
+            .unwrap_or_default();
     }
     let width = style.names.iter().map(String::len).max().unwrap_or_default();
     let is_colored = match stream {
@@ -187,10 +189,11 @@ mod tests {
         );
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn nobody_waits_for_a_reader_for_ever() {
         let (lines, mut waiting) = mpsc::channel(2);
-        let output = Output { lines, dropped: Arc::default(), is_stuck: Arc::default() };
+        let patience = Duration::from_millis(1);
+        let output = Output { lines, dropped: Arc::default(), is_stuck: Arc::default(), patience };
         for _ in 0..100 {
             output.line(0, Stream::Stdout, String::new()).await;
         }

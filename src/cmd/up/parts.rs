@@ -46,20 +46,20 @@ pub(super) fn plan(up: &config::Up, passed_on: &[OsString], only: &[String]) -> 
             Failure::new(Exit::Config, anyhow!("up.parts: command line {} ({line}): {reason}", index + 1))
         };
         let words = line.words().map_err(wrong)?;
-        let whole: Vec<OsString> = passed_on.iter().cloned().chain(words.iter().map(OsString::from)).collect();
+        let whole: Vec<OsString> =
+            passed_on.iter().cloned().chain(words.iter().map(OsString::from)).collect();
         let names = cli::subcommand_of(&whole).map_err(|error| wrong(&in_one_line(&error)))?;
         if !SERVICES.iter().any(|service| names == *service) {
             let services: Vec<String> = SERVICES.iter().map(|service| service.join(" ")).collect();
-            let reason = format!(
-                "is no service that could be kept running; those are: {}",
-                services.join(", ")
-            );
+            let reason =
+                format!("is no service that could be kept running; those are: {}", services.join(", "));
             return Err(wrong(&reason).into());
         }
         parts.push(Part { name: unique(&names.join("-"), &parts), words });
     }
     if parts.is_empty() {
-        let error = anyhow!("there is nothing to run; list command lines in up.parts, such as [\"asr-serve\"]");
+        let error =
+            anyhow!("there is nothing to run; list command lines in up.parts, such as [\"asr-serve\"]");
         return Err(Failure::new(Exit::Config, error).into());
     }
     if only.is_empty() {
@@ -67,7 +67,10 @@ pub(super) fn plan(up: &config::Up, passed_on: &[OsString], only: &[String]) -> 
     }
     let known = parts.iter().map(|part| part.name.as_str()).collect::<Vec<_>>().join(", ");
     if let Some(unknown) = only.iter().find(|name| parts.iter().all(|part| part.name != **name)) {
-        bail!(Failure::new(Exit::Usage, anyhow!("--parts: no part is called '{unknown}'; there are: {known}")));
+        bail!(Failure::new(
+            Exit::Usage,
+            anyhow!("--parts: no part is called '{unknown}'; there are: {known}")
+        ));
     }
     parts.retain(|part| only.contains(&part.name));
     Ok(parts)
@@ -87,7 +90,7 @@ fn in_one_line(error: &clap::Error) -> String {
         DisplayHelpOnMissingArgumentOrSubcommand => "lacks a subcommand".to_owned(),
         _ => {
             let text = error.to_string();
-            let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+            let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
             let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
             lines.join("; ").trim_start_matches("error: ").to_owned()
         }

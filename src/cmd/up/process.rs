@@ -195,7 +195,11 @@ fn bind(path: &Path) -> io::Result<UnixDatagram> {
     // Left behind by a process of this part that was never started.
     drop(std::fs::remove_file(path));
     UnixDatagram::bind(path).map_err(|error| {
-        let hint = if path.as_os_str().len() > 100 { "; its path is too long, set TMPDIR to a shorter one" } else { "" };
+        let hint = if path.as_os_str().len() > 100 {
+            "; its path is too long, set TMPDIR to a shorter one"
+        } else {
+            ""
+        };
         io::Error::new(error.kind(), format!("cannot make the socket {}: {error}{hint}", path.display()))
     })
 }
@@ -265,7 +269,8 @@ mod tests {
 
     #[test]
     fn a_message_is_lines_of_assignments() {
-        let said = understand(3, "READY=1\nSTATUS=listening on x=1\nMAINPID=7\nWATCHDOG=1\nnonsense\nREADY=0\n");
+        let said =
+            understand(3, "READY=1\nSTATUS=listening on x=1\nMAINPID=7\nWATCHDOG=1\nnonsense\nREADY=0\n");
         let shown: Vec<String> = said.iter().map(|report| format!("{report:?}")).collect();
         assert_eq!(
             shown,

@@ -204,7 +204,7 @@ impl Runner<'_> {
             known.restarts = *restarts;
         }
         let (pid, restarts) = (known.pid, known.restarts);
-        let part = self.name(at);
+        let part = self.plan.parts.get(at).map_or("?", |part| part.name.as_str());
         match &change {
             // What could not be started is told as an end.
             Change::Started { .. } if pid.is_none() => return,

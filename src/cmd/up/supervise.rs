@@ -287,7 +287,8 @@ impl Supervisor {
         let is_hopeless = matches!(ending, Ending::Code(2 | 78));
         if is_hopeless || part.restarts.len() >= max_restarts {
             let (exited, retry_in) = (reason.clone(), None);
-            effects.push(Effect::Tell(at, Change::Exited { ending: ending.clone(), reason: exited, retry_in }));
+            effects
+                .push(Effect::Tell(at, Change::Exited { ending: ending.clone(), reason: exited, retry_in }));
             effects.push(Effect::Tell(at, Change::Failed { ending, reason: reason.clone() }));
             self.stopping = Some(Verdict::Broken { part: at, reason });
             return;

@@ -109,7 +109,9 @@ fn seconds(duration: Duration) -> u64 {
 }
 
 fn text(word: &OsStr) -> anyhow::Result<&str> {
-    let word = word.to_str().ok_or_else(|| anyhow!("{} is not valid UTF-8, which a unit must be", word.display()))?;
+    let word = word
+        .to_str()
+        .ok_or_else(|| anyhow!("{} is not valid UTF-8, which a unit must be", word.display()))?;
     if word.chars().any(char::is_control) {
         bail!("{word:?} holds a control character; rename it, or leave it out");
     }
@@ -153,7 +155,10 @@ mod tests {
     fn the_units_of_two_parts() {
         let parts = [
             part("asr-serve", &["asr-serve", "--language", "en"]),
-            part("bus-bridge", &["bus", "bridge", "--from", "sqlite:/my data/100%.db", "--to", "amqp://host"]),
+            part(
+                "bus-bridge",
+                &["bus", "bridge", "--from", "sqlite:/my data/100%.db", "--to", "amqp://host"],
+            ),
         ];
         let passed_on = ["--config".into(), "/home/me/my config.toml".into()];
         let units = units(&parts, Path::new("/usr/local/bin/godctl"), &passed_on, POLICY).unwrap();
@@ -165,7 +170,8 @@ mod tests {
     fn a_password_keeps_units_from_being_written() {
         for secret in ["bus.password=x", "bus.url=amqp://u:x@host", "models.token=x"] {
             let passed_on = ["-c".into(), secret.into()];
-            let error = units(&[part("a", &["a"])], Path::new("/g"), &passed_on, POLICY).unwrap_err().to_string();
+            let error =
+                units(&[part("a", &["a"])], Path::new("/g"), &passed_on, POLICY).unwrap_err().to_string();
             assert!(error.contains("password_file") && !error.contains(secret), "{error}");
         }
         assert!(units(&[], Path::new("/g"), &["a\nb".into()], POLICY).is_err());

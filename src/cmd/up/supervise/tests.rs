@@ -64,7 +64,9 @@ fn a_part_starts_when_the_one_before_it_is_ready() {
 fn the_others_keep_running_while_one_starts_again() {
     let mut supervisor = running(3);
     let effects = supervisor.step(ended(0, 1), s(5));
-    let [Effect::Tell(0, Change::Exited { reason, retry_in: Some(retry_in), .. })] = &effects[..] else { panic!("{effects:?}") };
+    let [Effect::Tell(0, Change::Exited { reason, retry_in: Some(retry_in), .. })] = &effects[..] else {
+        panic!("{effects:?}")
+    };
     assert_eq!(reason, "ended with exit code 1");
     assert!((Duration::from_millis(750)..=s(1)).contains(retry_in), "{retry_in:?}");
     assert_eq!(supervisor.deadline(), Some(s(5) + *retry_in));
