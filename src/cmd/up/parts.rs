@@ -90,7 +90,10 @@ fn in_one_line(error: &clap::Error) -> String {
         DisplayHelpOnMissingArgumentOrSubcommand => "lacks a subcommand".to_owned(),
         _ => {
             let text = error.to_string();
-            let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+            let lines = text
+                .lines()
+                .map(str::trim)
+                .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
             let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
             lines.join("; ").trim_start_matches("error: ").to_owned()
         }

@@ -209,9 +209,9 @@ impl Runner<'_> {
             // What could not be started is told as an end.
             Change::Started { .. } if pid.is_none() => return,
             Change::Started { .. } => info!(part, pid, restarts, "a part was started"),
-            Change::Ready { after } => info!(part, pid, after_ms = after.as_millis(), "a part is ready"),
+            Change::Ready { after } => info!(part, pid, after_ms = millis(*after), "a part is ready"),
             Change::Exited { reason, retry_in: Some(wait), .. } => {
-                warn!(part, reason, retry_in_ms = wait.as_millis(), "a part failed and starts again");
+                warn!(part, reason, retry_in_ms = millis(*wait), "a part failed and starts again");
             }
             Change::Exited { .. } => {}
             Change::Failed { reason, .. } => error!(part, reason, restarts, "a part is broken, stopping"),
@@ -234,4 +234,8 @@ fn broken(plan: &Plan, known: &[Known], at: usize, reason: &str) -> anyhow::Erro
         message.push_str(line);
     }
     anyhow!(message)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
