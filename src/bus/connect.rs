@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{
     BusError, Retention, SharedBus,
+    file::FileBus,
     memory::{MemoryBus, MemoryOptions},
     sqlite::{SqliteBus, SqliteOptions},
 };
@@ -49,6 +50,7 @@ pub async fn connect(
             };
             Ok(Arc::new(SqliteBus::open(options, shutdown).await?))
         }
+        "file" => Ok(Arc::new(FileBus::open(Path::new(config.url.path()), config.max_event_bytes as usize)?)),
         _ => Err(BusError::Unsupported {
             what: "opening a bus",
             bus: config.url.to_string(),

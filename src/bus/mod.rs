@@ -10,6 +10,7 @@ pub mod breaker;
 pub mod connect;
 pub mod amqp;
 pub mod event;
+pub mod file;
 pub mod memory;
 pub mod sqlite;
 #[cfg(test)]
