@@ -88,7 +88,10 @@ pub enum Change {
     /// Calls are refused from now on.
     Opened,
     /// All calls go through again.
-    Closed,
+    Closed {
+        /// When it had opened; failed attempts in between don't count.
+        since: Timestamp,
+    },
 }
 
 /// A circuit and how often it opened.
@@ -97,11 +100,13 @@ pub struct Breaker {
     #[serde(flatten)]
     circuit: Circuit,
     opened: u64,
+    /// When it opened, if it has not closed since.
+    opened_at: Option<Timestamp>,
 }
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { circuit: Circuit::Closed { failures: 0 }, opened: 0 }
+        Self { circuit: Circuit::Closed { failures: 0 }, opened: 0, opened_at: None }
     }
 }
 
@@ -161,8 +166,8 @@ impl Breaker {
                 self.circuit = Circuit::Closed { failures: 0 };
                 None
             }
-            (Outcome::Success, Circuit::Open { .. }) => self.succeed(0, policy),
-            (Outcome::Success, Circuit::HalfOpen { successes, .. }) => self.succeed(successes, policy),
+            (Outcome::Success, Circuit::Open { .. }) => self.succeed(0, policy, now),
+            (Outcome::Success, Circuit::HalfOpen { successes, .. }) => self.succeed(successes, policy, now),
             (Outcome::Failure, Circuit::Closed { failures }) => {
                 let failures = failures.saturating_add(1);
                 if failures < policy.failures {
@@ -171,6 +176,7 @@ impl Breaker {
                 }
                 self.circuit = Circuit::Open { since: now };
                 self.opened += 1;
+                self.opened_at = Some(now);
                 Some(Change::Opened)
             }
             // A call that began before the circuit opened says nothing new.
@@ -187,14 +193,14 @@ impl Breaker {
         }
     }
 
-    fn succeed(&mut self, before: u32, policy: &Policy) -> Option<Change> {
+    fn succeed(&mut self, before: u32, policy: &Policy, now: Timestamp) -> Option<Change> {
         let successes = before.saturating_add(1);
         if successes < policy.successes {
             self.circuit = Circuit::HalfOpen { successes, probe: None };
             return None;
         }
         self.circuit = Circuit::Closed { failures: 0 };
-        Some(Change::Closed)
+        Some(Change::Closed { since: self.opened_at.take().unwrap_or(now) })
     }
 }
 
@@ -243,7 +249,7 @@ mod tests {
         assert_eq!(breaker.tell(Outcome::Success, &POLICY, at(32)), None);
         assert_eq!(breaker.circuit().name(), "half-open");
         assert_eq!(breaker.ask(&POLICY, at(32)), Permit::Go);
-        assert_eq!(breaker.tell(Outcome::Success, &POLICY, at(33)), Some(Change::Closed));
+        assert_eq!(breaker.tell(Outcome::Success, &POLICY, at(33)), Some(Change::Closed { since: at(0) }));
         assert!(breaker.is_calm());
         assert_eq!(breaker.opened(), 1);
     }
@@ -284,12 +290,18 @@ mod tests {
     fn it_is_saved_in_words() {
         let mut breaker = open_at(0);
         let text = |breaker: &Breaker| serde_json::to_string(breaker).unwrap();
-        assert_eq!(text(&Breaker::default()), r#"{"circuit":"closed","failures":0,"opened":0}"#);
-        assert_eq!(text(&breaker), r#"{"circuit":"open","since":"1970-01-12T13:46:40Z","opened":1}"#);
+        assert_eq!(
+            text(&Breaker::default()),
+            r#"{"circuit":"closed","failures":0,"opened":0,"opened_at":null}"#
+        );
+        assert_eq!(
+            text(&breaker),
+            r#"{"circuit":"open","since":"1970-01-12T13:46:40Z","opened":1,"opened_at":"1970-01-12T13:46:40Z"}"#
+        );
         breaker.ask(&POLICY, at(30));
         assert_eq!(
             text(&breaker),
-            r#"{"circuit":"half-open","successes":0,"probe":"1970-01-12T13:47:10Z","opened":1}"#
+            r#"{"circuit":"half-open","successes":0,"probe":"1970-01-12T13:47:10Z","opened":1,"opened_at":"1970-01-12T13:46:40Z"}"#
         );
     }
 

@@ -7,6 +7,7 @@
 
 pub mod backoff;
 pub mod breaker;
+pub mod bridge;
 pub mod connect;
 pub mod amqp;
 pub mod event;

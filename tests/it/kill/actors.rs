@@ -209,11 +209,6 @@ impl<'a> Run<'a> {
         self.ledger.lock().wrong.push(what);
     }
 
-    /// Runs `godctl` to its end with the settings of this run.
-    pub(crate) fn godctl(&self, args: &[&str]) -> crate::support::Ran {
-        self.home.command("godctl").args(&self.settings).args(args).output().unwrap().into()
-    }
-
     fn spawn(&self, role: &str, args: &[String]) -> Child {
         let log = File::options().create(true).append(true).open(self.home.path().join(role)).unwrap();
         let mut command = self.home.command("godctl");
