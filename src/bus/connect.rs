@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     BusError, Retention, SharedBus,
+    file::FileBus,
     memory::{MemoryBus, MemoryOptions},
     sqlite::{SqliteBus, SqliteOptions},
 };
@@ -59,6 +60,7 @@ pub async fn connect(
             };
             Ok(Arc::new(SqliteBus::open(options, shutdown).await?))
         }
+        "file" => Ok(Arc::new(FileBus::open(Path::new(config.url.path()), config.max_event_bytes as usize)?)),
         _ => Err(BusError::Unsupported {
             what: "opening a bus",
             bus: config.url.to_string(),

@@ -11,6 +11,7 @@ pub mod bridge;
 pub mod connect;
 pub mod amqp;
 pub mod event;
+pub mod file;
 pub mod memory;
 pub mod sqlite;
 #[cfg(test)]
