@@ -24,6 +24,8 @@ use lapin::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::broker::on_a_channel;
+
 /// The exchange that both publish to.
 const EXCHANGE: &str = "bloodbank.events.v1";
 
@@ -247,15 +249,11 @@ async fn bind(channel: &Channel, queue: &str) {
 
 /// A durable queue that takes what is published, so that the broker has to write it; emptied each time.
 pub(crate) fn sink(url: &str) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
-        let channel = connection.create_channel().await.unwrap();
+    on_a_channel(url, async |channel| {
         declare_exchange(&channel).await;
         let options = QueueDeclareOptions { durable: true, ..Default::default() };
         channel.queue_declare("bench.sink".into(), options, FieldTable::default()).await.unwrap();
         bind(&channel, "bench.sink").await;
         channel.queue_purge("bench.sink".into(), QueuePurgeOptions::default()).await.unwrap();
-        connection.close(200, "done".into()).await.unwrap();
     });
 }

@@ -1,10 +1,15 @@
 //! Chooses and opens the bus that the configuration names. Runs where it is called; what a backend starts in the
 //! background ends with `Shutdown`, or with the bus.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     BusError, Retention, SharedBus,
+    file::FileBus,
     memory::{MemoryBus, MemoryOptions},
     sqlite::{SqliteBus, SqliteOptions},
 };
@@ -12,6 +17,15 @@ use crate::{config, shutdown::Shutdown};
 
 /// The file of the bus in the data directory, where the address names none.
 const DEFAULT_FILE: &str = "bus.db";
+
+/// The file of a bus in SQLite.
+#[must_use]
+pub fn sqlite_file(config: &config::Bus, data_dir: &Path) -> PathBuf {
+    match config.url.path() {
+        "" => data_dir.join(DEFAULT_FILE),
+        path => path.into(),
+    }
+}
 
 /// Opens the bus at `config.url`. Files without a path of their own go to `data_dir`.
 ///
@@ -31,10 +45,7 @@ pub async fn connect(
             ..MemoryOptions::default()
         }))),
         "sqlite" => {
-            let path = match config.url.path() {
-                "" => data_dir.join(DEFAULT_FILE),
-                path => path.into(),
-            };
+            let path = sqlite_file(config, data_dir);
             let days = Duration::from_secs(u64::from(config.retention_days) * 24 * 3600);
             let bytes = u64::from(config.retention_mb) * 1_000_000;
             let options = SqliteOptions {
@@ -49,6 +60,7 @@ pub async fn connect(
             };
             Ok(Arc::new(SqliteBus::open(options, shutdown).await?))
         }
+        "file" => Ok(Arc::new(FileBus::open(Path::new(config.url.path()), config.max_event_bytes as usize)?)),
         _ => Err(BusError::Unsupported {
             what: "opening a bus",
             bus: config.url.to_string(),

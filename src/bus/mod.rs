@@ -7,9 +7,11 @@
 
 pub mod backoff;
 pub mod breaker;
+pub mod bridge;
 pub mod connect;
 pub mod amqp;
 pub mod event;
+pub mod file;
 pub mod local;
 pub mod memory;
 pub mod outbox;

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lapin::{Channel, Connection, ConnectionProperties};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// Twenty times what a boot takes on two cores.
@@ -241,6 +242,17 @@ fn certificates() -> (String, String, String) {
         .signed_by(&key, &Issuer::from_params(&ca, &ca_key))
         .unwrap();
     (ca_certificate.pem(), certificate.pem(), key.serialize_pem())
+}
+
+/// Talks to a broker with plain lapin, on a runtime that lives for this call.
+pub(crate) fn on_a_channel<T>(url: &str, work: impl AsyncFnOnce(Channel) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
+        let result = work(connection.create_channel().await.unwrap()).await;
+        connection.close(200, "done".into()).await.unwrap();
+        result
+    })
 }
 
 /// A certificate authority that signed nothing.

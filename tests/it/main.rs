@@ -10,6 +10,9 @@
 mod audio;
 #[cfg(unix)]
 mod broker;
+mod bus;
+#[cfg(unix)]
+mod bus_bad;
 mod cli;
 mod config;
 mod demo;

@@ -3,8 +3,8 @@
 use clap::Subcommand;
 
 use super::{
-    connection::with_exit_code, dead, export, ids, import, prune, publish, queues, replay, schema, stats,
-    tail, work,
+    connection::with_exit_code, dead, doctor, export, ids, import, prune, publish, queues, replay, schema,
+    stats, tail, work,
 };
 use crate::{cmd::Context, config::Overrides};
 
@@ -64,6 +64,8 @@ enum Action {
     Stats(stats::Args),
     /// Delete old events
     Prune(prune::Args),
+    /// Tell whether the bus is well, and how to mend it
+    Doctor(doctor::Args),
     /// Show what events look like, as JSON Schema
     Schema(schema::SchemaArgs),
     /// Check whether lines are events that every reader takes
@@ -100,6 +102,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         Action::Import(args) => import::run(args, context),
         Action::Stats(args) => stats::run(args, context),
         Action::Prune(args) => prune::run(args, context),
+        Action::Doctor(args) => doctor::run(args, context),
         Action::Schema(args) => schema::run_schema(args),
         Action::Validate(args) => schema::run_validate(args, context),
         Action::Match(args) => ids::run_match(args),

@@ -7,6 +7,7 @@
 mod command;
 mod connection;
 mod dead;
+mod doctor;
 mod envelope;
 mod export;
 mod feed;
@@ -32,3 +33,4 @@ mod work_command;
 mod work_lines;
 
 pub(super) use command::{Args, DevArgs, run, run_dev};
+pub(super) use doctor::quick;

@@ -20,7 +20,7 @@ use super::{
     connection::{with_bus, with_bus_at},
     feed::{Feed, Tally},
     history::Range,
-    line::{Look, as_json, json_line},
+    line::{Look, json_of},
     lines::BATCH_LINES,
     progress, quantity,
 };
@@ -244,7 +244,7 @@ impl Sink {
                 let mut out = Stdout::lock();
                 let now = Timestamp::now();
                 for received in waiting {
-                    let line = if *json { json_line(&as_json(&received)) } else { look.row(&received, now) };
+                    let line = if *json { json_of(&received) } else { look.row(&received, now) };
                     writeln!(out, "{line}")?;
                 }
                 out.flush()?;

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     connection::with_bus,
-    line::{Look, as_json, json_line},
+    line::{Look, json_line, json_of},
     quantity::{self, Moment},
     seen::Seen,
 };
@@ -211,7 +211,7 @@ impl Screen {
                     return Ok(());
                 }
                 match self.json {
-                    true => json_line(&as_json(&received)),
+                    true => json_of(&received),
                     false => self.look.row(&received, Timestamp::now()),
                 }
             }

@@ -182,7 +182,8 @@ impl Crew<'_> {
 
     /// Feeds the child, keeps its lease alive and waits for its end.
     async fn watch(&self, mut child: Child, event: &Event, delivery: &Delivery) -> anyhow::Result<Ended> {
-        let input = serde_json::to_vec(event)?;
+        let mut input = event.to_json();
+        input.push(b'\n');
         let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
         let tail = RefCell::new(Vec::new());
         let feed = async {

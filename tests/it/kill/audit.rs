@@ -1,10 +1,10 @@
 //! A durable queue on the broker that nobody consumes until the end: the order in which events reached the broker, and
-//! how often each did. Plain lapin, on a runtime that lives for one call.
+//! how often each did. Plain lapin.
 
 use std::time::Duration;
 
 use lapin::{
-    Channel, Connection, ConnectionProperties, ExchangeKind,
+    ExchangeKind,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueBindOptions,
         QueueDeclareOptions,
@@ -16,6 +16,7 @@ use serde_json::Value;
 use futures_util::StreamExt as _;
 
 use super::{actors::event, ledger::Name};
+use crate::broker::on_a_channel;
 
 const EXCHANGE: &str = "bloodbank.events.v1";
 const QUEUE: &str = "kill.audit";
@@ -58,15 +59,5 @@ pub(super) fn end(url: &str, seed: u64) -> Vec<Name> {
             delivery.ack(BasicAckOptions { multiple: true }).await.unwrap();
         }
         names
-    })
-}
-
-fn on_a_channel<T>(url: &str, work: impl AsyncFnOnce(Channel) -> T) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
-        let result = work(connection.create_channel().await.unwrap()).await;
-        connection.close(200, "done".into()).await.unwrap();
-        result
     })
 }
