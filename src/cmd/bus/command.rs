@@ -3,8 +3,8 @@
 use clap::Subcommand;
 
 use super::{
-    connection::with_exit_code, dead, doctor, export, ids, import, prune, publish, queues, replay, schema,
-    stats, tail, work,
+    bench, connection::with_exit_code, dead, doctor, export, ids, import, prune, publish, queues, replay,
+    schema, stats, tail, work,
 };
 use crate::{cmd::Context, config::Overrides};
 
@@ -70,6 +70,8 @@ enum Action {
     Schema(schema::SchemaArgs),
     /// Check whether lines are events that every reader takes
     Validate(schema::ValidateArgs),
+    /// Measure how fast the bus is on this machine
+    Bench(bench::Args),
     /// Tell whether a pattern matches an event type
     Match(ids::MatchArgs),
     /// Print the id that an event of this type and key always has
@@ -105,6 +107,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         Action::Doctor(args) => doctor::run(args, context),
         Action::Schema(args) => schema::run_schema(args),
         Action::Validate(args) => schema::run_validate(args, context),
+        Action::Bench(args) => bench::run(args, context),
         Action::Match(args) => ids::run_match(args),
         Action::EventId(args) => ids::run_event_id(args),
     };
