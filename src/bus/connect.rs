@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     BusError, Retention, SharedBus,
+    amqp::{AmqpBus, AmqpOptions},
     file::FileBus,
     memory::{MemoryBus, MemoryOptions},
     sqlite::{SqliteBus, SqliteOptions},
@@ -46,8 +47,8 @@ pub async fn connect(
         }))),
         "sqlite" => {
             let path = sqlite_file(config, data_dir);
-            let days = Duration::from_secs(u64::from(config.retention_days) * 24 * 3600);
-            let bytes = u64::from(config.retention_mb) * 1_000_000;
+            let days = days(config.retention_days);
+            let bytes = megabytes(config.retention_mb);
             let options = SqliteOptions {
                 durability: config.durability,
                 max_event_bytes: config.max_event_bytes as usize,
@@ -61,10 +62,39 @@ pub async fn connect(
             Ok(Arc::new(SqliteBus::open(options, shutdown).await?))
         }
         "file" => Ok(Arc::new(FileBus::open(Path::new(config.url.path()), config.max_event_bytes as usize)?)),
+        "amqp" | "amqps" => {
+            let password = config
+                .read_password()
+                .map_err(|error| BusError::Invalid(format!("cannot read the broker's password: {error}")))?;
+            let options = AmqpOptions {
+                username: config.username.clone(),
+                password,
+                ca_file: config.ca_file.clone(),
+                exchange: config.exchange.clone(),
+                history: config.history,
+                history_max_age: (config.retention_days > 0).then_some(days(config.retention_days)),
+                history_max_bytes: (config.retention_mb > 0).then_some(megabytes(config.retention_mb)),
+                prefetch: config.prefetch,
+                connect_timeout: config.connect_timeout(),
+                publish_timeout: config.publish_timeout(),
+                heartbeat: config.heartbeat_s,
+                max_event_bytes: config.max_event_bytes as usize,
+                ..AmqpOptions::new(config.url.clone())
+            };
+            Ok(Arc::new(AmqpBus::open(options, shutdown).await?))
+        }
         _ => Err(BusError::Unsupported {
             what: "opening a bus",
             bus: config.url.to_string(),
             instead: "this version has no backend for this kind of address".to_owned(),
         }),
     }
+}
+
+const fn days(days: u32) -> Duration {
+    Duration::from_secs(days as u64 * 24 * 3600)
+}
+
+const fn megabytes(megabytes: u32) -> u64 {
+    megabytes as u64 * 1_000_000
 }
