@@ -17,9 +17,9 @@ Examples:
   godctl bus work mail --bind 'report.#' -- ./send.sh  do something for each event, once
   godctl bus tail --bus amqp://broker.example          another bus than bus.url
 
-The bus is one SQLite file on this machine unless bus.url names another: sqlite:PATH, amqp://HOST or
-amqps://HOST (RabbitMQ), file:PATH (JSON lines, one writer) or mem: (this process only).
-A password belongs into bus.password_file or bus.password, not on the command line.
+The bus is one SQLite file on this machine unless bus.url names another: sqlite:PATH, amqp://HOST
+or amqps://HOST (RabbitMQ), file:PATH (JSON lines, one writer) or mem: (this process only). A
+password belongs into bus.password_file or bus.password, not on the command line.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 69 the broker is unreachable or refuses access,
 78 wrong configuration, 130 interrupted twice.")]

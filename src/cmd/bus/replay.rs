@@ -39,8 +39,8 @@ Examples:
   godctl bus replay --to amqp://broker.example --speed max
   godctl bus replay --bind 'agent.#' --to sqlite:try.db --as-new
 
-The pace is that of the events' own times. Events keep their ids, so a bus that has them already takes
-them as duplicates; --as-new gives them new ids and the present time.")]
+The pace is that of the events' own times. Events keep their ids, so a bus that has them already
+takes them as duplicates; --as-new gives them new ids and the present time.")]
 pub(super) struct Args {
     #[command(flatten)]
     range: Range,
