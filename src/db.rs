@@ -241,8 +241,17 @@ pub async fn open(format: &Format, options: &Options) -> Result<SqliteConnection
     if let Some(pages) = options.max_pages {
         connect = connect.pragma("max_page_count", pages.to_string());
     }
-    let mut connection = connect.connect().await.map_err(failed)?;
-    match settle(&mut connection, format, options, failed).await {
+    // A header that looks right was looked at before; behind it anything may be.
+    let refused = |error: sqlx::Error| match fault(&error) {
+        Fault::NotADatabase => DbError::Foreign {
+            path: path.display().to_string(),
+            format: format.name,
+            reason: "it is no SQLite file; choose another path, or move it away".to_owned(),
+        },
+        _ => failed(error),
+    };
+    let mut connection = connect.connect().await.map_err(refused)?;
+    match settle(&mut connection, format, options, refused).await {
         Ok(()) => Ok(connection),
         Err(error) => {
             // Closed here and now, so that nothing is left beside a file that is not ours.
@@ -267,11 +276,13 @@ async fn settle(
         .map_err(failed)?;
     let (id, pages): (i32, i64) = (row.get(0), row.get(1));
     if pages == 0 {
-        // Both must be there before the file gets its first page. The id goes into the header before there is a
-        // write-ahead log, so that the header alone always tells whose file it is.
-        let claim =
-            format!("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA application_id = {};", format.application_id);
-        sqlx::raw_sql(AssertSqlSafe(claim)).execute(&mut *connection).await.map_err(failed)?;
+        // In one transaction, as the first of them makes the file's first page: whoever looks at a header finds the
+        // id in it. There is no write-ahead log yet, so the header alone always tells whose file it is.
+        let claim = AssertSqlSafe(format!(
+            "BEGIN; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA application_id = {}; COMMIT",
+            format.application_id
+        ));
+        sqlx::raw_sql(claim).execute(&mut *connection).await.map_err(failed)?;
     } else if id != format.application_id {
         return Err(foreign(format, path, id));
     }

@@ -81,9 +81,11 @@ impl SqliteBus {
             mended: HashSet::new(),
             latest: i64::MIN,
             met: None,
+            commits: 0,
         };
         shared.start("sqlite-writer", writer.run(waiting, shared.stop.clone()));
-        shared.start("sqlite-watch", hub::poll(hub, watching, shared.over.child_token()));
+        shared
+            .start("sqlite-watch", hub::poll(hub, watching, shared.path.clone(), shared.over.child_token()));
         shared.start("sqlite-tidy", prune::keep_tidy(Arc::downgrade(&shared), shared.over.child_token()));
         Ok(Self { shared })
     }

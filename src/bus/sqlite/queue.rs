@@ -232,7 +232,7 @@ impl SqliteQueue {
         }
     }
 
-    fn deliver(&self, claimed: Claimed) -> Delivery {
+    fn deliver(&self, claimed: &Claimed) -> Delivery {
         self.shared.hold(claimed.key);
         Delivery {
             received: receive(claimed.seq, claimed.at, &claimed.routing_key, &claimed.body),
@@ -258,7 +258,7 @@ impl WorkQueue for SqliteQueue {
             // What lay here for too long is not handed out, as its lease may be over soon.
             self.shared.returns.push(self.pile.take_old(self.spec.visibility / IDLE_PART));
             match self.pile.take() {
-                Some(Ok(claimed)) => return Ok(Some(self.deliver(claimed))),
+                Some(Ok(claimed)) => return Ok(Some(self.deliver(&claimed))),
                 Some(Err(BusError::Closed)) => return Ok(None),
                 Some(Err(error)) => return Err(error),
                 None => match self.look().await {

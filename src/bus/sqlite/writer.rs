@@ -48,6 +48,11 @@ const PAUSES_US: std::ops::Range<u64> = 300..2500;
 /// How long after it met another writer this one leaves pauses.
 const POLITE_FOR: Duration = Duration::from_millis(200);
 
+/// The write-ahead log is moved into the file by SQLite itself, but it starts again only in a moment without readers.
+/// Beyond this size such a moment is looked for, once in so many commits.
+const MAX_LOG_BYTES: u64 = 64 << 20;
+const LOG_CHECK: u64 = 64;
+
 /// What can be asked of the writer.
 #[derive(Debug)]
 pub(super) enum Op {
@@ -123,6 +128,7 @@ pub(super) struct Writer {
     pub(super) latest: i64,
     /// Another process wrote at this time.
     pub(super) met: Option<Instant>,
+    pub(super) commits: u64,
 }
 
 /// Why a transaction failed.
@@ -167,10 +173,10 @@ impl Writer {
             self.work_off(group).await;
         }
         self.work_off(Vec::new()).await;
-        if let Some(connection) = self.connection.take() {
-            if let Err(error) = connection.close().await {
-                warn!(%error, path = %self.options.path.display(), "cannot close the bus's file in order");
-            }
+        if let Some(connection) = self.connection.take()
+            && let Err(error) = connection.close().await
+        {
+            warn!(%error, path = %self.options.path.display(), "cannot close the bus's file in order");
         }
     }
 
@@ -226,7 +232,9 @@ impl Writer {
                 if self.met.is_some_and(|met| met.elapsed() >= POLITE_FOR) {
                     self.met = None;
                 }
-                if ops.iter().any(|op| matches!(op, Op::Prune(prune::Step::Checkpoint))) {
+                self.commits = self.commits.wrapping_add(1);
+                let asked = ops.iter().any(|op| matches!(op, Op::Prune(prune::Step::Checkpoint)));
+                if asked || (self.commits.is_multiple_of(LOG_CHECK) && self.log_bytes() > MAX_LOG_BYTES) {
                     self.checkpoint().await;
                 }
                 // What is claimed can't be worked on before the claim is written.
@@ -293,6 +301,12 @@ impl Writer {
                 }
             }
         }
+    }
+
+    fn log_bytes(&self) -> u64 {
+        let mut log = self.options.path.as_os_str().to_owned();
+        log.push("-wal");
+        std::fs::metadata(log).map_or(0, |found| found.len())
     }
 
     /// Moves the write-ahead log into the file, as far as readers allow.
@@ -439,9 +453,10 @@ async fn reopen(options: &db::Options) -> Result<SqliteConnection, BusError> {
     Ok(connection)
 }
 
-/// Makes a connection of `db::open` the writer's: it waits for others by itself.
+/// Makes a connection of `db::open` the writer's: it waits for others by itself, and keeps 16 MB of pages, as the index
+/// on random ids is written all over.
 pub(super) async fn prepare(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql("PRAGMA busy_timeout = 0").execute(connection).await.map(drop)
+    sqlx::raw_sql("PRAGMA busy_timeout = 0; PRAGMA cache_size = -16000").execute(connection).await.map(drop)
 }
 
 fn answer(group: Vec<Request>, outcomes: Vec<Result<Outcome, BusError>>) {
