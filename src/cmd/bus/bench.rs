@@ -38,10 +38,10 @@ Examples:
   godctl bus bench --processes 8 --payload 2000 -c bus.durability=normal
   godctl bus bench --bus amqp://broker.example --json
 
-It measures publishes for each second, one by one and in batches, by one process and by many at once, and the
-time from publishing in one process to seeing the event in another one. A publish counts when it is durable.
-Without --here it works on a bus of its own, which it removes: a file beside the one of the bus, on the same
-disk, or another exchange on the same broker.")]
+It measures publishes for each second, one by one and in batches, by one process and by many at
+once, and the time from publishing in one process to seeing the event in another one. A publish
+counts when it is durable. Without --here it works on a bus of its own, which it removes: a file
+beside the one of the bus, on the same disk, or another exchange on the same broker.")]
 pub(super) struct Args {
     /// Publishers in the runs with many
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]

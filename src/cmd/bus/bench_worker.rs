@@ -108,8 +108,16 @@ async fn publish(job: &Job, bus: &dyn EventBus) -> anyhow::Result<()> {
     while left > 0 {
         let batch = left.min(usize::from(job.batch));
         let events: Vec<Event> = (0..batch).map(|_| event(job, &event_type)).collect();
-        bus.publish(&events, Publish::default()).await?;
+        send(bus, &events).await?;
         left -= batch;
+    }
+    Ok(())
+}
+
+async fn send(bus: &dyn EventBus, events: &[Event]) -> anyhow::Result<()> {
+    let published = bus.publish(events, Publish::default()).await?;
+    if published.deferred > 0 {
+        bail!("the broker is away; what waits in the outbox now is of no use to anybody");
     }
     Ok(())
 }
@@ -119,7 +127,7 @@ async fn pace(job: &Job, bus: &dyn EventBus) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(PACE);
     for _ in 0..job.count {
         ticks.tick().await;
-        bus.publish(&[event(job, &event_type)], Publish::default()).await?;
+        send(bus, &[event(job, &event_type)]).await?;
     }
     Ok(())
 }

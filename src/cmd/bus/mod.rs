@@ -6,6 +6,7 @@
 
 mod bench;
 mod bench_worker;
+mod bridge;
 mod command;
 mod connection;
 mod dead;
