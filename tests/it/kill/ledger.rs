@@ -114,9 +114,12 @@ impl Ledger {
     /// Whether it was acknowledged, as far as anybody can know: a consumer that was killed while it acknowledged may
     /// have done so. Then the event either comes again or is done.
     pub(crate) fn is_settled(&self, name: Name) -> bool {
-        let in_doubt = |life| self.deaths.contains_key(life);
-        self.acked.contains_key(&name)
-            || self.ack_sent.get(&name).is_some_and(|lives| lives.iter().any(in_doubt))
+        let last = || self.handed.get(&name)?.iter().max_by_key(|handed| handed.at).map(|handed| handed.life);
+        let in_doubt = |life| {
+            self.deaths.contains_key(&life)
+                && self.ack_sent.get(&name).is_some_and(|lives| lives.contains(&life))
+        };
+        self.acked.contains_key(&name) || last().is_some_and(in_doubt)
     }
 
     /// Acknowledgements whose outcome died with the consumer.
