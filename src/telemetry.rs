@@ -72,7 +72,7 @@ pub enum TelemetryError {
 /// # Errors
 /// When the log file can't be opened, or when called twice.
 pub fn start(log: &Log, options: Options) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::builder().parse(directives(log.level.as_deref(), options))?;
+    let filter = EnvFilter::builder().parse(discreet(directives(log.level.as_deref(), options)))?;
     let layer = match &log.file {
         Some(path) => {
             let file = open(path).map_err(|source| TelemetryError::File { path: path.clone(), source })?;
@@ -130,6 +130,15 @@ fn directives(configured: Option<&str>, options: Options) -> String {
     format!("{theirs},godctl={ours}")
 }
 
+/// Keeps the client of RabbitMQ silent: it logs whole messages from `warn` on, and all that goes wrong is told by the
+/// bus anyway. Whoever names it in `log.level` hears it.
+fn discreet(directives: String) -> String {
+    if directives.contains(RABBITMQ) { directives } else { format!("{directives},{RABBITMQ}=off") }
+}
+
+/// The crate of that client.
+const RABBITMQ: &str = "lapin";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +171,13 @@ mod tests {
             assert_eq!(found, expected, "{configured:?} {audience:?} {verbosity}");
             assert!(EnvFilter::builder().parse(&found).is_ok(), "{found}");
         }
+    }
+
+    #[test]
+    fn the_client_of_a_broker_is_heard_only_when_asked_for() {
+        assert_eq!(discreet("trace,godctl=trace".to_owned()), "trace,godctl=trace,lapin=off");
+        assert_eq!(discreet("warn,lapin=debug".to_owned()), "warn,lapin=debug");
+        assert!(EnvFilter::builder().parse(discreet("off".to_owned())).is_ok());
     }
 
     #[cfg(unix)]
