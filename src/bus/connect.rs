@@ -189,7 +189,7 @@ impl Broker for RabbitMq {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::testkit::*;
+    use crate::bus::{EventBus as _, QueueSpec, amqp::testing::Bench, testkit::*};
 
     fn config(url: &str) -> config::Bus {
         config::Bus { url: url.parse().unwrap(), connect_timeout_s: 1, ..config::Bus::default() }
@@ -233,6 +233,74 @@ mod tests {
         shutdown.finish(Duration::from_secs(10)).await.unwrap();
         let kept = std::fs::read(outbox_file(folder.path())).unwrap();
         assert!(!kept.windows(7).any(|part| part == b"hunter2"), "no password on the disk");
+    }
+
+    /// Two processes publish while the network to the broker comes and goes; a third one works the events off.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_two_processes_publish_outlives_a_network_that_comes_and_goes() {
+        const EACH: u64 = 300;
+        let Some(bench) = Bench::new().await else { return };
+        let proxy = bench.proxy().await;
+        let folder = tempfile::tempdir().unwrap();
+        let through = config::Bus {
+            exchange: bench.exchange.clone(),
+            publish_timeout_s: 2,
+            ..config(bench.through(&proxy).url.expose())
+        };
+        let queue_name = format!("{}.work", bench.exchange);
+        let consumer = bench.open().await;
+        let spec = QueueSpec { dedupe: false, ..QueueSpec::new(queue_name.clone(), vec![pattern("p.*")]) };
+        let queue = consumer.queue(spec).await.unwrap();
+
+        let processes = [
+            connect(&through, folder.path(), &bench.shutdown).await.unwrap(),
+            connect(&through, folder.path(), &bench.shutdown).await.unwrap(),
+        ];
+        let publishing = processes.iter().zip(["p.one", "p.two"]).map(|(bus, event_type)| async move {
+            let mut deferred = 0;
+            for event in numbered(event_type, EACH) {
+                deferred += publish(&**bus, &[event]).await.deferred;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            deferred
+        });
+        let disturbing = async {
+            for round in 0..4 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                if round % 2 == 0 {
+                    proxy.cut();
+                } else {
+                    proxy.set_down(true);
+                    tokio::time::sleep(Duration::from_millis(150)).await;
+                    proxy.set_down(false);
+                }
+            }
+        };
+        let (deferred, ()) = tokio::join!(futures_util::future::join_all(publishing), disturbing);
+        assert!(deferred.iter().sum::<u64>() > 0, "the outbox was of no use: {deferred:?}");
+
+        let (mut got, mut copies) = ([Vec::new(), Vec::new()], 0);
+        while got.iter().any(|got| (got.len() as u64) < EACH) {
+            let delivery = take(&*queue).await;
+            delivery.lease.ack().await.unwrap();
+            let event = parsed(&delivery.received);
+            let n = numbers([event])[0];
+            let got = &mut got[usize::from(event.event_type.as_str() == "p.two")];
+            if got.contains(&n) {
+                copies += 1;
+            } else {
+                got.push(n);
+            }
+        }
+        let all: Vec<u64> = (0..EACH).collect();
+        assert_eq!(got, [all.clone(), all], "each once and in order, {copies} further copies aside");
+        for bus in &processes {
+            assert_eq!(bus.stats().await.unwrap().link.unwrap().outbox_failed, 0);
+            bus.close().await;
+        }
+        drop(queue);
+        consumer.close().await;
+        bench.clean(&[&queue_name]).await;
     }
 
     #[tokio::test]
