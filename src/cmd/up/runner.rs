@@ -226,8 +226,10 @@ fn broken(plan: &Plan, known: &[Known], at: usize, reason: &str) -> anyhow::Erro
     let name = plan.parts.get(at).map_or("?", |part| part.name.as_str());
     let mut message = format!("{name} is broken: it {reason}");
     let Some(known) = known.get(at) else { return anyhow!(message) };
-    if known.restarts > 0 {
-        message.push_str(&format!(", after {} restarts", known.restarts));
+    match known.restarts {
+        0 => {}
+        1 => message.push_str(", after 1 restart"),
+        restarts => message.push_str(&format!(", after {restarts} restarts")),
     }
     for (index, line) in known.tail.lock().lines().enumerate() {
         message.push_str(if index == 0 { "; the last it wrote to stderr:\n  " } else { "\n  " });
