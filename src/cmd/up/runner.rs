@@ -89,9 +89,10 @@ pub(super) async fn run(plan: Plan, context: &Context, notifier: Notifier) -> an
     let verdict = runner.run(heard, notifier).await;
     let Runner { output, reporter, plan, known, .. } = runner;
     reporter.finish().await;
+    let dropped = output.untold();
     drop(output);
     if tokio::time::timeout(LAST_LINES, written).await.is_err() {
-        warn!("the last lines were not written, because nobody reads them");
+        warn!(dropped, "the last lines were not written, because nobody reads them");
     }
     match verdict {
         Verdict::Asked | Verdict::AllEnded => Ok(()),
