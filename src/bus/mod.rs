@@ -7,10 +7,14 @@
 
 pub mod backoff;
 pub mod breaker;
+pub mod bridge;
 pub mod connect;
 pub mod amqp;
 pub mod event;
+pub mod file;
+pub mod local;
 pub mod memory;
+pub mod outbox;
 pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod testkit;
