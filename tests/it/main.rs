@@ -28,5 +28,7 @@ mod server;
 mod soak;
 mod support;
 mod transcribe;
+#[cfg(unix)]
+mod up;
 mod wav;
 mod whisper;

@@ -90,6 +90,11 @@ impl Output {
         Ok((Self { lines, dropped, is_stuck: Arc::default(), patience: PATIENCE }, written))
     }
 
+    /// Lines dropped so far that nobody was told about.
+    pub(super) fn untold(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
     /// Hands over a line; waits a little while there is no room, then drops it and counts it.
     pub(super) async fn line(&self, part: usize, stream: Stream, text: String) {
         let line = Line { part, stream, text };

@@ -89,9 +89,10 @@ pub(super) async fn run(plan: Plan, context: &Context, notifier: Notifier) -> an
     let verdict = runner.run(heard, notifier).await;
     let Runner { output, reporter, plan, known, .. } = runner;
     reporter.finish().await;
+    let dropped = output.untold();
     drop(output);
     if tokio::time::timeout(LAST_LINES, written).await.is_err() {
-        warn!("the last lines were not written, because nobody reads them");
+        warn!(dropped, "the last lines were not written, because nobody reads them");
     }
     match verdict {
         Verdict::Asked | Verdict::AllEnded => Ok(()),
@@ -226,8 +227,10 @@ fn broken(plan: &Plan, known: &[Known], at: usize, reason: &str) -> anyhow::Erro
     let name = plan.parts.get(at).map_or("?", |part| part.name.as_str());
     let mut message = format!("{name} is broken: it {reason}");
     let Some(known) = known.get(at) else { return anyhow!(message) };
-    if known.restarts > 0 {
-        message.push_str(&format!(", after {} restarts", known.restarts));
+    match known.restarts {
+        0 => {}
+        1 => message.push_str(", after 1 restart"),
+        restarts => message.push_str(&format!(", after {restarts} restarts")),
     }
     for (index, line) in known.tail.lock().lines().enumerate() {
         message.push_str(if index == 0 { "; the last it wrote to stderr:\n  " } else { "\n  " });
