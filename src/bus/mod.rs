@@ -12,7 +12,9 @@ pub mod connect;
 pub mod amqp;
 pub mod event;
 pub mod file;
+pub mod local;
 pub mod memory;
+pub mod outbox;
 pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod testkit;

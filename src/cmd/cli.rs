@@ -315,7 +315,8 @@ mod tests {
 
     #[test]
     fn global_flags_can_be_passed_on() {
-        let line = ["godctl", "-vv", "--config", "a b", "-c", "a=1", "--log-format", "json", "up", "-c", "b=2"];
+        let line =
+            ["godctl", "-vv", "--config", "a b", "-c", "a=1", "--log-format", "json", "up", "-c", "b=2"];
         let words = parse(line).unwrap().global.passed_on();
         assert_eq!(words, ["--config", "a b", "-c", "a=1", "-c", "b=2", "-v", "-v", "--log-format", "json"]);
         let part = words.into_iter().chain(["config", "check", "-v"].map(OsString::from)).collect::<Vec<_>>();

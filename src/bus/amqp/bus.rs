@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 
 use super::{
     super::{
@@ -22,7 +22,7 @@ use super::{
     stream::{History, HistoryStream},
     subscribe::{Listen, LiveStream},
     topology::{self, Names, Topology, short},
-    uri,
+    uri::{self, Address},
 };
 use crate::shutdown::Shutdown;
 
@@ -61,6 +61,28 @@ impl AmqpBus {
     /// As [`AmqpBus::open`], without [`BusError::Unreachable`].
     pub async fn open_or_wait(options: AmqpOptions, shutdown: &Shutdown) -> Result<Self, BusError> {
         Self::begin(options, shutdown, true).await
+    }
+
+    /// What a bus of these options can do, as far as one can tell without a connection.
+    #[must_use]
+    pub const fn capabilities_of(options: &AmqpOptions) -> Capabilities {
+        capabilities(options.history)
+    }
+
+    /// Whether the connection that publishes is there, from now on.
+    #[must_use]
+    pub fn online(&self) -> watch::Receiver<bool> {
+        self.link.online()
+    }
+
+    /// What tells the broker and exchange of these options from others, without user and password.
+    ///
+    /// # Errors
+    /// [`BusError::Invalid`] for an address that can't be used.
+    pub fn identity(options: &AmqpOptions) -> Result<String, BusError> {
+        let address = uri::parse(&options.url, options.username.as_deref(), options.password.as_ref())?;
+        let Address { host, port, vhost, .. } = address;
+        Ok(format!("{host}:{port} {vhost} {}", options.exchange))
     }
 
     async fn begin(options: AmqpOptions, shutdown: &Shutdown, wait: bool) -> Result<Self, BusError> {
@@ -142,6 +164,19 @@ impl AmqpBus {
     }
 }
 
+const fn capabilities(history: bool) -> Capabilities {
+    Capabilities {
+        durable: true,
+        history,
+        queues: true,
+        dedupes: false,
+        cursors: true,
+        shared: true,
+        // The history takes everything.
+        reports_unrouted: !history,
+    }
+}
+
 /// A subscription to nothing that is still to come.
 #[derive(Debug)]
 struct Nothing;
@@ -156,17 +191,7 @@ impl EventStream for Nothing {
 #[async_trait]
 impl EventBus for AmqpBus {
     fn capabilities(&self) -> Capabilities {
-        let history = self.keeps_history();
-        Capabilities {
-            durable: true,
-            history,
-            queues: true,
-            dedupes: false,
-            cursors: true,
-            shared: true,
-            // The history takes everything.
-            reports_unrouted: !history,
-        }
+        capabilities(self.keeps_history())
     }
 
     async fn publish(&self, events: &[Event], options: Publish) -> Result<Published, BusError> {

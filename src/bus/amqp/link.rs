@@ -56,6 +56,8 @@ struct Inner {
     /// How long the broker may take to answer.
     patience: Duration,
     state: watch::Sender<State>,
+    /// The state as others need to know it.
+    online: watch::Sender<bool>,
     /// Nobody needs it any more.
     stop: CancellationToken,
     /// The program ends.
@@ -230,17 +232,18 @@ impl Link {
             topology,
             patience,
             state: watch::Sender::new(State::Down("not connected yet".to_owned())),
+            online: watch::Sender::new(false),
             stop: CancellationToken::new(),
             program: shutdown.child_token(),
             ended: CancellationToken::new(),
         };
         let first = match inner.connect().await {
             Ok(live) => {
-                inner.state.send_replace(State::Up(Arc::clone(&live)));
+                inner.set(State::Up(Arc::clone(&live)));
                 Some(live)
             }
             Err(BusError::Unreachable { reason, .. }) if wait => {
-                inner.state.send_replace(State::Down(reason));
+                inner.set(State::Down(reason));
                 None
             }
             Err(error) => return Err(error),
@@ -286,6 +289,11 @@ impl Link {
     pub(super) async fn closed(&self) {
         // An error says that the other end is gone, which it can't be while we hold it.
         drop(self.0.0.state.subscribe().wait_for(|state| matches!(state, State::Closed)).await);
+    }
+
+    /// Whether there is a connection, from now on.
+    pub(super) fn online(&self) -> watch::Receiver<bool> {
+        self.0.0.online.subscribe()
     }
 
     /// The broker's address as it may be shown.
@@ -380,12 +388,15 @@ async fn reconnect(inner: &Inner, pauses: &mut Backoff, told: &mut bool) -> Opti
 impl Inner {
     /// False if it was closed meanwhile.
     fn set(&self, next: State) -> bool {
-        self.state.send_if_modified(|state| {
+        let up = matches!(next, State::Up(_));
+        let open = self.state.send_if_modified(|state| {
             let open = !matches!(state, State::Closed);
             if open {
                 *state = next;
             }
             open
-        })
+        });
+        self.online.send_replace(open && up);
+        open
     }
 }

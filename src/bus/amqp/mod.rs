@@ -31,7 +31,7 @@ mod records;
 mod stream;
 mod subscribe;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod topology;

@@ -31,8 +31,8 @@ impl Fixture for InFile {
     }
 }
 
-async fn in_file() -> Option<InFile> {
-    Some(InFile(tempfile::tempdir().unwrap()))
+fn in_file() -> std::future::Ready<Option<InFile>> {
+    std::future::ready(Some(InFile(tempfile::tempdir().unwrap())))
 }
 
 conformance!(conformance, in_file);

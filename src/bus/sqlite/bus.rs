@@ -60,7 +60,9 @@ pub(super) struct Shared {
     pub(super) requests: mpsc::Sender<Request>,
     pub(super) room: Arc<Semaphore>,
     pub(super) shutdown: Shutdown,
+    /// All tasks but the writer.
     pub(super) tasks: TaskTracker,
+    pub(super) writing: TaskTracker,
     /// Leases that were handed out, by job.
     pub(super) held: Mutex<HashMap<i64, LeaseKey>>,
     pub(super) piles: Mutex<Vec<Weak<Pile>>>,
@@ -305,7 +307,7 @@ impl EventBus for SqliteBus {
     async fn page(&self, query: Query) -> Result<Vec<Received>, BusError> {
         self.shared.check_open()?;
         let readers = &self.shared.readers;
-        let edge = readers.edge().await?;
+        let edge = readers.edge().await?.last;
         let first = match query.since {
             Some(since) => readers.first_at(since).await?,
             None => 1,
@@ -467,9 +469,11 @@ impl EventBus for SqliteBus {
         shared.returns.push(std::mem::take(&mut *shared.held.lock()).into_values());
         // The writer's connection is to be the last one, as that one tidies up the write-ahead log.
         shared.readers.close().await;
-        shared.stop.cancel();
         shared.tasks.close();
         shared.tasks.wait().await;
+        shared.stop.cancel();
+        shared.writing.close();
+        shared.writing.wait().await;
     }
 }
 

@@ -7,15 +7,12 @@ use sqlx::{Connection, sqlite::SqliteConnection};
 use super::{Inspection, SqliteBus, errors::failed, reader::timestamp, schema::FORMAT};
 use crate::{bus::BusError, db};
 
-/// The most problems that the check tells.
-const MAX_PROBLEMS: usize = 20;
-
 impl SqliteBus {
     /// Looks at a bus's file without changing it. The check reads all of it, which takes about a second for each GB.
     ///
     /// # Errors
     /// [`BusError::Foreign`] and the like, where the file can't even be opened. Damage that the check finds is no error;
-    /// it is told in [`Inspection::problems`].
+    /// it is told in [`Inspection::problems`], up to 20 times.
     pub async fn inspect(path: &Path) -> Result<Inspection, BusError> {
         let mut connection = db::open_existing(&FORMAT, path, Duration::from_secs(5)).await?;
         let inspection = look(&mut connection, path).await.map_err(|error| failed(path, "inspect", &error));
@@ -36,10 +33,8 @@ async fn look(connection: &mut SqliteConnection, path: &Path) -> Result<Inspecti
     .fetch_one(&mut *connection)
     .await?;
     let schema_version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await?;
-    let mut problems: Vec<String> = sqlx::query_scalar("SELECT quick_check FROM pragma_quick_check(?)")
-        .bind(i64::try_from(MAX_PROBLEMS).unwrap_or(i64::MAX))
-        .fetch_all(&mut *connection)
-        .await?;
+    let mut problems: Vec<String> =
+        sqlx::query_scalar("PRAGMA quick_check(20)").fetch_all(&mut *connection).await?;
     problems.retain(|problem| problem != "ok");
     let newest = FORMAT.migrations.len();
     let known = usize::try_from(schema_version).is_ok_and(|version| (1..=newest).contains(&version));

@@ -65,6 +65,7 @@ impl SqliteBus {
             room: Arc::new(Semaphore::new(bus::MAX_WAITING_BYTES)),
             shutdown: shutdown.clone(),
             tasks: TaskTracker::new(),
+            writing: TaskTracker::new(),
             held: Mutex::new(HashMap::new()),
             piles: Mutex::default(),
         });
@@ -83,7 +84,8 @@ impl SqliteBus {
             met: None,
             commits: 0,
         };
-        shared.start("sqlite-writer", writer.run(waiting, shared.stop.clone()));
+        let writing = writer.run(waiting, shared.stop.clone());
+        shutdown.spawn("sqlite-writer", shared.writing.track_future(writing));
         shared
             .start("sqlite-watch", hub::poll(hub, watching, shared.path.clone(), shared.over.child_token()));
         shared.start("sqlite-tidy", prune::keep_tidy(Arc::downgrade(&shared), shared.over.child_token()));

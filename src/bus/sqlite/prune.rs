@@ -76,8 +76,13 @@ pub(super) async fn step(
     step: &Step,
 ) -> Result<Progress, sqlx::Error> {
     let query = match *step {
+        // Readers learn from the mark that something is missing before it.
         Step::Events { before } => sqlx::query(
-            "DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE seq < ?1 ORDER BY seq LIMIT ?2)",
+            "INSERT INTO meta(key, value)
+                SELECT 'pruned_to', max(seq) FROM (SELECT seq FROM events WHERE seq < ?1 ORDER BY seq LIMIT ?2)
+                HAVING max(seq) IS NOT NULL
+                ON CONFLICT(key) DO UPDATE SET value = max(value, excluded.value);
+             DELETE FROM events WHERE seq < ?1 AND seq <= (SELECT value FROM meta WHERE key = 'pruned_to')",
         )
         .bind(before)
         .bind(STEP_ROWS),
@@ -109,9 +114,14 @@ pub(super) async fn step(
         Step::Checkpoint => sqlx::query("SELECT 1"),
     };
     let (_, free_before, _) = pages(connection).await?;
-    let done = query.execute(&mut *connection).await?;
+    let mut rows = query.execute(&mut *connection).await?.rows_affected();
     let (all, free, size) = pages(connection).await?;
-    let rows = if matches!(step, Step::Pages) { free_before - free } else { done.rows_affected() };
+    match step {
+        Step::Pages => rows = free_before.saturating_sub(free),
+        // The mark is not counted.
+        Step::Events { .. } => rows = rows.saturating_sub(1),
+        _ => {}
+    }
     Ok(Progress { rows, used: (all - free) * size, total: all * size })
 }
 

@@ -129,7 +129,20 @@ pub(super) struct Page {
     pub(super) cursor: i64,
     /// Nothing lies behind.
     pub(super) end: bool,
+    /// Events after the cursor had been deleted before they could be read.
+    pub(super) gap: bool,
 }
+
+/// The two ends of the history.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Edge {
+    /// The position of the newest event that there ever was.
+    pub(super) last: i64,
+    /// The position of the newest one that was deleted.
+    pub(super) pruned_to: i64,
+}
+
+const PRUNED_TO: &str = "SELECT coalesce((SELECT value FROM meta WHERE key = 'pruned_to'), 0)";
 
 /// How things are in a queue.
 #[derive(Debug, Clone, Copy)]
@@ -140,8 +153,9 @@ pub(super) struct Situation {
     pub(super) due: Option<i64>,
 }
 
-const FORWARD_ALL: &str =
-    "SELECT seq, type_id, at, body, NULL FROM events WHERE seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?5";
+const FORWARD_ALL: &str = "
+SELECT seq, type_id, at, body, NULL, (SELECT value FROM meta WHERE key = 'pruned_to')
+FROM events WHERE seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?5";
 
 const FORWARD: &str = "
 WITH first(seq) AS MATERIALIZED (
@@ -150,13 +164,14 @@ WITH first(seq) AS MATERIALIZED (
         WHERE e.type_id = t.value AND e.seq > ?2 AND e.seq <= ?3 ORDER BY e.seq LIMIT 1
     )) FROM json_each(?1) t
 )
-SELECT e.seq, e.type_id, e.at, e.body, first.seq FROM first CROSS JOIN events e WHERE e.seq IN (
+SELECT e.seq, e.type_id, e.at, e.body, first.seq, (SELECT value FROM meta WHERE key = 'pruned_to')
+FROM first CROSS JOIN events e WHERE e.seq IN (
     SELECT w.seq FROM json_each(?1) t CROSS JOIN events w INDEXED BY events_by_type ON w.type_id = t.value
     WHERE w.seq >= first.seq AND w.seq < first.seq + ?4 AND w.seq <= ?3 ORDER BY w.seq LIMIT ?5
 ) ORDER BY e.seq";
 
-const BACKWARD_ALL: &str =
-    "SELECT seq, type_id, at, body, NULL FROM events WHERE seq < ?2 AND seq >= ?3 ORDER BY seq DESC LIMIT ?5";
+const BACKWARD_ALL: &str = "
+SELECT seq, type_id, at, body, NULL, NULL FROM events WHERE seq < ?2 AND seq >= ?3 ORDER BY seq DESC LIMIT ?5";
 
 const BACKWARD: &str = "
 WITH last(seq) AS MATERIALIZED (
@@ -165,10 +180,14 @@ WITH last(seq) AS MATERIALIZED (
         WHERE e.type_id = t.value AND e.seq < ?2 AND e.seq >= ?3 ORDER BY e.seq DESC LIMIT 1
     )) FROM json_each(?1) t
 )
-SELECT e.seq, e.type_id, e.at, e.body, last.seq FROM last CROSS JOIN events e WHERE e.seq IN (
+SELECT e.seq, e.type_id, e.at, e.body, last.seq, NULL FROM last CROSS JOIN events e WHERE e.seq IN (
     SELECT w.seq FROM json_each(?1) t CROSS JOIN events w INDEXED BY events_by_type ON w.type_id = t.value
     WHERE w.seq <= last.seq AND w.seq > last.seq - ?4 AND w.seq >= ?3 ORDER BY w.seq DESC LIMIT ?5
 ) ORDER BY e.seq DESC";
+
+/// All of them, for those who look at their plans.
+#[cfg(test)]
+pub(super) const STATEMENTS: [&str; 4] = [FORWARD_ALL, FORWARD, BACKWARD_ALL, BACKWARD];
 
 impl Readers {
     pub(super) fn new(path: PathBuf, patience: Duration) -> Self {
@@ -213,18 +232,20 @@ impl Readers {
         }
     }
 
-    /// The position of the newest event that there ever was. All types up to it are known afterwards.
-    pub(super) async fn edge(&self) -> Result<i64, BusError> {
+    /// The ends of the history. All types up to the newer one are known afterwards.
+    pub(super) async fn edge(&self) -> Result<Edge, BusError> {
         let known = self.types.lock().last;
-        let (last, newer) = self
+        let (edge, newer) = self
             .read(async |connection| {
                 let row = sqlx::query(
                     "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0),
-                        coalesce((SELECT max(id) FROM types), 0)",
+                        coalesce((SELECT max(id) FROM types), 0),
+                        coalesce((SELECT value FROM meta WHERE key = 'pruned_to'), 0)",
                 )
                 .fetch_one(&mut *connection)
                 .await?;
-                let (last, last_type): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+                let edge = Edge { last: row.try_get(0)?, pruned_to: row.try_get(2)? };
+                let last_type: i64 = row.try_get(1)?;
                 let newer: Vec<(i64, String)> = if last_type > known {
                     sqlx::query_as("SELECT id, name FROM types WHERE id > ?")
                         .bind(known)
@@ -233,7 +254,7 @@ impl Readers {
                 } else {
                     Vec::new()
                 };
-                Ok((last, newer))
+                Ok((edge, newer))
             })
             .await?;
         let mut types = self.types.lock();
@@ -241,7 +262,7 @@ impl Readers {
             types.last = types.last.max(id);
             Arc::make_mut(&mut types.names).insert(id, name.into());
         }
-        Ok(last)
+        Ok(edge)
     }
 
     /// Events that match, after `cursor` and up to `limit`, or to the newest one; some of them at least, if there are any.
@@ -252,12 +273,23 @@ impl Readers {
         limit: Option<i64>,
     ) -> Result<Page, BusError> {
         // The order matters: the types of all events up to the edge are known before any is left out.
-        let edge = self.edge().await?;
+        let Edge { last: edge, pruned_to } = self.edge().await?;
         let edge = limit.map_or(edge, |limit| limit.min(edge));
+        if cursor < pruned_to.min(edge) {
+            return Ok(Page { cursor: pruned_to.min(edge), gap: true, ..Page::default() });
+        }
         if cursor >= edge {
             return Ok(Page { cursor, end: true, ..Page::default() });
         }
         let page = self.page(filter, [FORWARD_ALL, FORWARD], (cursor, edge), PAGE_ROWS).await?;
+        let pruned_to = match page.pruned_to {
+            Some(pruned_to) => pruned_to,
+            None => {
+                self.read(async |connection| sqlx::query_scalar(PRUNED_TO).fetch_one(connection).await)
+                    .await?
+            }
+        };
+        let gap = cursor < pruned_to;
         let last = page.events.last().map(place);
         let cursor = match (page.cut, last, page.anchor) {
             (true, Some(last), _) => last,
@@ -265,7 +297,7 @@ impl Readers {
             // Nothing matches, or all was read.
             _ => edge,
         };
-        Ok(Page { events: page.events, cursor, end: cursor >= edge })
+        Ok(Page { events: page.events, cursor, end: cursor >= edge, gap })
     }
 
     /// Events that match, from the one before `cursor` back to `first`; some of them at least, if there are any.
@@ -283,7 +315,7 @@ impl Readers {
             (false, Some(_), Some(newest)) => (newest - page.window + 1).max(first),
             _ => first,
         };
-        Ok(Page { events: page.events, cursor, end: cursor <= first })
+        Ok(Page { events: page.events, cursor, end: cursor <= first, gap: false })
     }
 
     async fn page(
@@ -314,6 +346,7 @@ impl Readers {
                 .fetch(connection);
             while let Some(row) = found.try_next().await? {
                 page.anchor = row.try_get(4)?;
+                page.pruned_to = Some(row.try_get::<Option<i64>, _>(5)?.unwrap_or(0));
                 bytes += row.try_get::<&[u8], _>(3)?.len();
                 page.events.push(received(&row, &names)?);
                 page.cut = page.events.len() >= rows || bytes >= PAGE_BYTES;
@@ -331,7 +364,7 @@ impl Readers {
     /// The position from which on all events were taken at this time or later.
     pub(super) async fn first_at(&self, time: Timestamp) -> Result<i64, BusError> {
         let time = ceiling(time);
-        let edge = self.edge().await?;
+        let edge = self.edge().await?.last;
         self.read(async |connection| {
             // Events up to `low` are older, those from `high` on are not.
             let (mut low, mut high) = (0, edge + 1);
@@ -378,6 +411,8 @@ struct RawPage {
     /// Where the window begins, if there is one.
     anchor: Option<i64>,
     window: i64,
+    /// As in [`Edge`], when this was read; known if there are events.
+    pruned_to: Option<i64>,
 }
 
 fn place(received: &Received) -> i64 {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::{
     bus::Shared,
-    reader::{Filter, Readers},
+    reader::{Edge, Filter, Readers},
 };
 use crate::bus::{BusError, EventStream, Item, Received, Start, Subscription};
 
@@ -18,6 +18,8 @@ pub(super) struct SqliteStream {
     filter: Filter,
     follow: bool,
     waiting: VecDeque<Received>,
+    /// Something is missing before what waits.
+    gap: bool,
     /// All up to here was read.
     cursor: i64,
     /// The newest event when the subscription began.
@@ -29,8 +31,9 @@ pub(super) struct SqliteStream {
 impl SqliteStream {
     pub(super) async fn new(shared: Arc<Shared>, subscription: Subscription) -> Result<Self, BusError> {
         let news = shared.hub.listen();
-        let history_end = shared.readers.edge().await?;
-        let cursor = first(&shared.readers, subscription.start, history_end).await?;
+        let edge = shared.readers.edge().await?;
+        let history_end = edge.last;
+        let cursor = first(&shared.readers, subscription.start, edge).await?;
         let filter = Filter::new(subscription.patterns);
         Ok(Self {
             shared,
@@ -38,6 +41,7 @@ impl SqliteStream {
             filter,
             follow: subscription.follow,
             waiting: VecDeque::new(),
+            gap: false,
             cursor,
             history_end,
             caught_up: false,
@@ -47,6 +51,10 @@ impl SqliteStream {
 
     async fn advance(&mut self) -> Result<Option<Item>, BusError> {
         loop {
+            if std::mem::take(&mut self.gap) {
+                let reason = "old events were deleted before this reader came to them".to_owned();
+                return Ok(Some(Item::Gap { missed: None, reason }));
+            }
             if let Some(received) = self.waiting.pop_front() {
                 return Ok(Some(Item::Event(Box::new(received))));
             }
@@ -64,7 +72,8 @@ impl SqliteStream {
             // From here to the next await nothing can be lost by a cancelled call.
             self.cursor = page.cursor;
             self.waiting = page.events.into();
-            if self.waiting.is_empty() && page.end && self.caught_up {
+            self.gap = page.gap;
+            if self.waiting.is_empty() && page.end && !page.gap && self.caught_up {
                 let over = self.shared.over.clone();
                 over.run_until_cancelled(self.news.changed()).await;
             }
@@ -72,13 +81,13 @@ impl SqliteStream {
     }
 }
 
-/// The position before the first event that is wanted.
-async fn first(readers: &Readers, start: Start, end: i64) -> Result<i64, BusError> {
+/// The position before the first event that is wanted. Only who names a position can miss what was deleted behind it.
+async fn first(readers: &Readers, start: Start, edge: Edge) -> Result<i64, BusError> {
     Ok(match start {
-        Start::Now => end,
-        Start::Beginning => 0,
-        Start::After(position) => i64::try_from(position.0).unwrap_or(i64::MAX).min(end),
-        Start::Time(time) => (readers.first_at(time).await? - 1).min(end),
+        Start::Now => edge.last,
+        Start::Beginning => edge.pruned_to,
+        Start::After(position) => i64::try_from(position.0).unwrap_or(i64::MAX).min(edge.last),
+        Start::Time(time) => (readers.first_at(time).await? - 1).clamp(edge.pruned_to, edge.last),
     })
 }
 

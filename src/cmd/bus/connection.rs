@@ -8,7 +8,7 @@ use tracing::warn;
 use crate::{
     bus::{BusError, SharedBus, connect},
     cmd::{Context, Exit, Failure},
-    config,
+    config::{self, BusUrl},
     shutdown::Shutdown,
 };
 
@@ -50,6 +50,16 @@ pub(super) async fn with_bus_at<T>(
     drop(bus);
     life.finish(deadline).await?;
     result
+}
+
+/// The settings of another bus than the configured one, for the same user.
+///
+/// # Errors
+/// What is wrong with the address, without the address: it may hold a password.
+pub(super) fn other_bus(url: &str, context: &Context) -> anyhow::Result<config::Bus> {
+    let url: BusUrl =
+        url.parse().map_err(|reason: &str| Failure::new(Exit::Usage, anyhow::anyhow!("{reason}")))?;
+    Ok(config::Bus { url, ..context.config.bus.clone() })
 }
 
 /// What a command may take for its last work after a signal; the rest of `shutdown.deadline_s` is for closing.

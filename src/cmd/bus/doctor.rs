@@ -29,7 +29,8 @@ Examples:
   godctl bus doctor --json | jq '.checks[] | select(.status != \"ok\")'
   godctl bus doctor --bus amqp://broker.example
 
-The check of a SQLite file reads all of it: about a second for each GB. Exits with 1 if something essential fails.")]
+The check of a SQLite file reads all of it: about a second for each GB. Exits with 1 if something
+essential fails.")]
 pub(super) struct Args {
     /// Print one JSON object
     #[arg(long)]

@@ -4,6 +4,9 @@
 //! close, exit codes), `feed.rs` and `lines.rs` (many events from a file or a pipe), `line.rs` (an event as a person
 //! reads it) and `quantity.rs` (durations, sizes and moments as people write them).
 
+mod bench;
+mod bench_worker;
+mod bridge;
 mod command;
 mod connection;
 mod dead;

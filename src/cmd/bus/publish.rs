@@ -31,7 +31,7 @@ Examples:
   godctl bus publish demo.hello.said '{\"text\": \"hello\"}'
   godctl bus publish report.daily.made @report.json --json
   date | jq -R '{now: .}' | godctl bus publish clock.time.told -
-  godctl bus publish agent.prompt '{\"provider\": \"claude\", \"prompt\": \"hi\"}' --session s1 --require-route
+  godctl bus publish agent.prompt '{\"prompt\": \"hi\"}' --session s1 --require-route
   godctl bus publish --lines < events.jsonl
   godctl bus publish x.y '{\"a\":1}' --bus file:events.jsonl
 

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     bus::{Body, BusError, Delivery, Event, Settled, WorkQueue},
-    cmd::{Context, Threads},
+    cmd::{Context, Threads, notify::Notifier},
 };
 
 /// `EX_DATAERR` of `sysexits.h`: the input is wrong and always will be.
@@ -48,6 +48,7 @@ const REASON_BYTES: usize = 500;
 const STDERR_PATIENCE: Duration = Duration::from_millis(500);
 
 pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+    let notifier = Notifier::new(context);
     context.block_on(Threads::PerCore, async {
         with_bus(context, async |bus| {
             let queue = tokio::select! {
@@ -55,6 +56,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
                 () = context.shutdown.cancelled() => return Ok(()),
                 queue = bus.queue(args.spec()) => queue?,
             };
+            notifier.ready(&format!("working off {}", args.spec().name));
             let crew = Crew {
                 queue: &*queue,
                 args,

@@ -84,8 +84,8 @@ impl Output {
                     stop.cancel();
                 }
             }
-            // Whoever waited may have given up.
-            drop(done.send(()));
+            // Its end is the message.
+            drop::<oneshot::Sender<()>>(done);
         })?;
         Ok((Self { lines, dropped, is_stuck: Arc::default(), patience: PATIENCE }, written))
     }

@@ -53,8 +53,8 @@ impl Reporter {
         context.shutdown.spawn("up-events", async move {
             link.publish_all(waiting).await;
             link.close().await;
-            // Whoever waited may have given up.
-            drop(finished.send(()));
+            // Its end is the message.
+            drop::<oneshot::Sender<()>>(finished);
         });
         let host = gethostname::gethostname().to_string_lossy().into_owned();
         Self { events, done, host, dropped: 0 }

@@ -250,10 +250,9 @@ impl Supervisor {
         let (reason, was_stable, was_asked) = match std::mem::replace(&mut part.phase, Phase::Down) {
             Phase::Starting { .. } if in_order => ("ended before it was ready".to_owned(), false, false),
             Phase::Starting { .. } => (describe(&ending), false, false),
-            // Somebody stopped this one part in order: that is what they wanted.
-            Phase::Ready { .. } | Phase::Leaving { .. } if in_order => {
-                ("was stopped by somebody else".to_owned(), false, true)
-            }
+            // Somebody stopped this one part, or its work is done: either way that is what was wanted.
+            Phase::Leaving { .. } if in_order => ("was stopped by somebody else".to_owned(), false, true),
+            Phase::Ready { .. } if in_order => ("came to its end in order".to_owned(), false, true),
             Phase::Ready { since, .. } | Phase::Leaving { since, .. } => {
                 (describe(&ending), now.saturating_sub(since) >= window, false)
             }

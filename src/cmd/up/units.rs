@@ -2,7 +2,6 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fmt::Write as _,
     path::Path,
     time::Duration,
 };
@@ -68,9 +67,7 @@ pub(super) fn units(
             // It tells systemd that it is ready, so After= waits for that.
             unit.push_str(&format!("Wants={before}\nAfter={before}\n"));
         }
-        // Writing to a string can't fail.
-        drop(write!(
-            unit,
+        unit.push_str(&format!(
             "\
 StartLimitIntervalSec={window}
 StartLimitBurst={burst}

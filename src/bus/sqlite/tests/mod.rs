@@ -1,15 +1,25 @@
 //! Tests of the bus in a file, over real files. Two handles stand for two processes: they share nothing but the file.
 
-use std::{path::PathBuf, sync::Arc};
+mod clock;
+mod faults;
+mod news;
+mod random;
+mod reading;
+mod retention;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
+use sqlx::{Connection, sqlite::SqliteConnection};
 use uuid::Uuid;
 
 use super::{SqliteBus, SqliteOptions, append::Entry};
 use crate::{
-    bus::{SharedBus, testkit::*},
+    bus::{Clock, SharedBus, testkit::*},
     config::Durability,
+    db,
     shutdown::Shutdown,
 };
 
@@ -47,6 +57,50 @@ impl Folder {
 
     pub(super) async fn bus(&self) -> SqliteBus {
         self.with(self.options()).await
+    }
+}
+
+impl Folder {
+    /// A connection that knows nothing of the bus, to do to the file what no bus would do.
+    async fn raw(&self) -> SqliteConnection {
+        let options = db::Options {
+            path: self.path(),
+            sync: false,
+            patience: Duration::from_secs(10),
+            max_pages: None,
+        };
+        db::open(&super::schema::FORMAT, &options).await.unwrap()
+    }
+
+    /// Carries out some statements in the file.
+    async fn alter(&self, sql: &'static str) {
+        let mut connection = self.raw().await;
+        sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+}
+
+/// A clock that is set by hand.
+#[derive(Debug)]
+struct Hand(Mutex<Timestamp>);
+
+impl Hand {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new("2026-11-21T12:00:00Z".parse().unwrap())))
+    }
+
+    fn turn(&self, by: SignedDuration) {
+        *self.0.lock() += by;
+    }
+
+    fn forward(&self, by: Duration) {
+        self.turn(by.try_into().unwrap());
+    }
+}
+
+impl Clock for Hand {
+    fn now(&self) -> Timestamp {
+        *self.0.lock()
     }
 }
 
