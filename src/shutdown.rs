@@ -31,6 +31,7 @@ pub struct FatalError {
 struct Inner {
     threads: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
     fatal: Mutex<Option<FatalError>>,
+    before_exit: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
 }
 
 /// The handle that every long-lived part gets: cheap to clone, cancelled once, joined once.
@@ -169,6 +170,15 @@ impl Shutdown {
         self.token.cancel();
     }
 
+    /// Runs this when a second signal ends the process at once. For what would outlive the process, such as child
+    /// processes; it must not wait for anything.
+    pub fn before_exit<F>(&self, last: F)
+    where
+        F: FnOnce() + Send + 'static,
+    {
+        self.inner.before_exit.lock().push(Box::new(last));
+    }
+
     /// Turns the first SIGINT or SIGTERM into a cancellation; a second one ends the process with code 130.
     pub fn listen_for_signals(&self) {
         let this = self.clone();
@@ -179,6 +189,8 @@ impl Shutdown {
             info!("stopping; a second signal ends the process at once");
             this.cancel();
             signal().await;
+            let last = std::mem::take(&mut *this.inner.before_exit.lock());
+            last.into_iter().for_each(|run| run());
             #[allow(clippy::exit, reason = "the user insists: the second signal skips the orderly stop")]
             std::process::exit(130);
         });

@@ -72,7 +72,7 @@ pub enum TelemetryError {
 /// # Errors
 /// When the log file can't be opened, or when called twice.
 pub fn start(log: &Log, options: Options) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::builder().parse(directives(log.level.as_deref(), options))?;
+    let filter = EnvFilter::builder().parse(without_lapin(directives(log.level.as_deref(), options)))?;
     let layer = match &log.file {
         Some(path) => {
             let file = open(path).map_err(|source| TelemetryError::File { path: path.clone(), source })?;
@@ -105,6 +105,12 @@ fn open(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path)
+}
+
+/// The AMQP library logs messages that came back with all they hold, and as errors what the bus deals with; it speaks
+/// only where a directive names it.
+fn without_lapin(directives: String) -> String {
+    if directives.contains("lapin") { directives } else { format!("{directives},lapin=off") }
 }
 
 /// The filter: what is configured, moved by `-v` and `-q`. Those speak of godctl; its libraries join one step later,
@@ -161,7 +167,14 @@ mod tests {
             let found = of(configured, audience, verbosity);
             assert_eq!(found, expected, "{configured:?} {audience:?} {verbosity}");
             assert!(EnvFilter::builder().parse(&found).is_ok(), "{found}");
+            assert!(EnvFilter::builder().parse(without_lapin(found)).is_ok());
         }
+    }
+
+    #[test]
+    fn what_events_hold_is_not_logged_by_the_library_that_carries_them() {
+        assert_eq!(without_lapin("trace".to_owned()), "trace,lapin=off");
+        assert_eq!(without_lapin("warn,lapin=debug".to_owned()), "warn,lapin=debug");
     }
 
     #[cfg(unix)]

@@ -7,10 +7,14 @@
 
 pub mod backoff;
 pub mod breaker;
+pub mod bridge;
 pub mod connect;
 pub mod amqp;
 pub mod event;
+pub mod file;
+pub mod local;
 pub mod memory;
+pub mod outbox;
 pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod testkit;
@@ -626,6 +630,12 @@ impl BusError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Full { .. })
+    }
+
+    /// True if the event is at fault: it will never be taken, however often it is published, but others will.
+    #[must_use]
+    pub const fn is_about_the_event(&self) -> bool {
+        matches!(self, Self::TooLarge { .. } | Self::Invalid(_) | Self::Unroutable(_))
     }
 }
 

@@ -5,6 +5,7 @@ use std::{io::Write as _, num::NonZeroU32};
 use super::{
     Context, Stdout, Threads,
     engine::{self, ModelArgs},
+    notify::Notifier,
 };
 use crate::{
     asr::server::{self, ServerOptions},
@@ -48,11 +49,13 @@ impl Args {
 }
 
 pub(super) fn run(context: &Context) -> anyhow::Result<()> {
+    let notifier = Notifier::new(context);
     context.block_on(Threads::PerCore, async {
         let Context { config, paths, shutdown, .. } = context;
         // The port first: it answers while the model loads.
         let listener = server::bind(config.asr.listen.as_str()).await?;
         let address = listener.local_addr()?;
+        notifier.status("loading the model");
         let engine = engine::start(config, paths, shutdown)?;
         {
             let mut stdout = Stdout::lock();
@@ -67,8 +70,9 @@ pub(super) fn run(context: &Context) -> anyhow::Result<()> {
                 () = stop.cancelled() => return,
                 loaded = watched.ready() => loaded,
             };
-            if let Err(error) = loaded {
-                stop.fail("asr-engine", error.to_string());
+            match loaded {
+                Ok(_) => notifier.ready(&format!("listening on http://{address}")),
+                Err(error) => stop.fail("asr-engine", error.to_string()),
             }
         });
         Ok(server::serve(listener, engine, options(config), shutdown).await?)

@@ -14,7 +14,7 @@ use clap::{ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcomma
 
 use super::{
     Context, Exit, Failure, Stream, Terminal, asr_serve, bus, completions, config, demo, doctor, models,
-    transcribe, version,
+    transcribe, up, version,
 };
 use crate::{
     config::{Color, ConfigError, Environment, Loaded, Loader, LogFormat, Overrides},
@@ -40,6 +40,7 @@ Examples:
   godctl asr-serve --listen 127.0.0.1:8000      serve transcription to other programs
   godctl doctor                                 what works on this machine, and how to fix the rest
   godctl bus tail                               watch events as they come
+  godctl up                                     run the configured parts, and keep them running
   godctl models list                            which speech models there are, and which are here
   godctl config show --origin                   every setting, and who set it
   godctl -c asr.threads=2 config check          try a setting without writing it down
@@ -72,6 +73,26 @@ struct Global {
     color: Option<Color>,
 }
 
+impl Global {
+    /// The same flags as words of a command line, for the parts of `godctl up`. Colour is not among them: it depends
+    /// on where the output goes.
+    fn passed_on(&self) -> Vec<OsString> {
+        let mut words = Vec::new();
+        if let Some(path) = &self.config {
+            words.extend(["--config".into(), path.into()]);
+        }
+        for assignment in &self.set {
+            words.extend(["-c".into(), assignment.into()]);
+        }
+        words.extend(std::iter::repeat_n("-v".into(), self.verbose.into()));
+        words.extend(std::iter::repeat_n("-q".into(), self.quiet.into()));
+        if let Some(format) = self.log_format.as_ref().and_then(clap::ValueEnum::to_possible_value) {
+            words.extend(["--log-format".into(), format.get_name().into()]);
+        }
+        words
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve transcription to other programs over websockets
@@ -82,6 +103,8 @@ enum Command {
     Demo(demo::Args),
     /// Publish, watch, replay and work off events
     Bus(bus::Args),
+    /// Run the configured parts under one supervisor, or write systemd units that do
+    Up(up::Args),
     /// Helps to write programs for the bus
     #[command(hide = true)]
     Dev(bus::DevArgs),
@@ -132,6 +155,21 @@ where
     Ok(cli)
 }
 
+/// The subcommand that a command line (without the program's name) would run, such as `["bus", "work"]`.
+pub(super) fn subcommand_of(words: &[OsString]) -> Result<Vec<String>, clap::Error> {
+    let line = || std::iter::once(OsString::from("godctl")).chain(words.iter().cloned());
+    // The types know rules that the tree alone does not.
+    parse(line())?;
+    let matches = tree().try_get_matches_from(line())?;
+    let mut names = Vec::new();
+    let mut level = matches.subcommand();
+    while let Some((name, matches)) = level {
+        names.push(name.to_owned());
+        level = matches.subcommand();
+    }
+    Ok(names)
+}
+
 /// Parses the command line, runs the subcommand and maps its error to an exit code.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -167,6 +205,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Bus(args) => {
             let loaded = session.load(args.overrides())?;
             bus::run(&args, &session.start(loaded, Audience::Person)?)
+        }
+        Command::Up(args) => {
+            let passed_on = session.global.passed_on();
+            let loaded = session.load(Overrides::default())?;
+            up::run(&args, &session.start(loaded, Audience::Operator)?, passed_on)
         }
         Command::Dev(args) => bus::run_dev(&args),
         Command::Config(args) => match args.action {
@@ -268,6 +311,17 @@ mod tests {
         let global = cli.unwrap().global;
         assert_eq!(global.set, ["a=1", "b=2", "c=3"]);
         assert_eq!(global.verbose, 1);
+    }
+
+    #[test]
+    fn global_flags_can_be_passed_on() {
+        let line =
+            ["godctl", "-vv", "--config", "a b", "-c", "a=1", "--log-format", "json", "up", "-c", "b=2"];
+        let words = parse(line).unwrap().global.passed_on();
+        assert_eq!(words, ["--config", "a b", "-c", "a=1", "-c", "b=2", "-v", "-v", "--log-format", "json"]);
+        let part = words.into_iter().chain(["config", "check", "-v"].map(OsString::from)).collect::<Vec<_>>();
+        assert_eq!(subcommand_of(&part).unwrap(), ["config", "check"]);
+        assert!(subcommand_of(&["bridgee".into()]).is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::{
-    Context, Exit, Failure, Stdout,
+    Context, Exit, Failure, Stdout, bus,
     findings::{Finding, Named, Report, Status},
     probe,
 };
@@ -76,6 +76,7 @@ fn checks(context: &Context, problem: Option<ConfigError>) -> Vec<(&'static str,
     let data_dir = paths.data_dir.clone();
     let listen = config.asr.listen.clone();
     let models = config.models;
+    let (event_bus, bus_dir) = (config.bus, paths.data_dir.clone());
 
     let mut checks: Vec<(&'static str, Check)> = vec![
         ("configuration", Box::new(move || configuration(file.as_deref(), problem))),
@@ -88,7 +89,7 @@ fn checks(context: &Context, problem: Option<ConfigError>) -> Vec<(&'static str,
         ("GPU", Box::new(|| gpu(Path::new("/dev")))),
         ("microphone", Box::new(move || microphone(Path::new("/dev/snd"), runtime_dir.as_deref()))),
         ("server address", Box::new(move || address(&listen))),
-        ("event bus", Box::new(|| Finding::later("this version has no event bus"))),
+        ("event bus", Box::new(move || bus::quick(&event_bus, &bus_dir, PATIENCE))),
         ("session store", Box::new(|| Finding::later("this version has no session store"))),
         ("gateways", Box::new(|| Finding::later("this version joins no rooms"))),
     ];

@@ -56,7 +56,7 @@ impl Notifier {
     /// Says that this process does its work, and from now on, that it is alive. Must be called on a runtime.
     pub(super) fn ready(self, status: &str) {
         let Some(_) = self.socket else { return };
-        self.send(&format!("READY=1\nSTATUS={}\n", one_line(status)));
+        self.send(&format!("STATUS={}\nREADY=1\n", one_line(status)));
         let shutdown = self.shutdown.clone();
         shutdown.spawn("notify", async move {
             // Half of it is what sd_watchdog_enabled(3) asks for. Where only a dead supervisor is to be noticed, as

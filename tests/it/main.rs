@@ -10,6 +10,7 @@
 mod audio;
 #[cfg(unix)]
 mod broker;
+mod bus;
 #[cfg(unix)]
 mod bus_bad;
 mod cli;
@@ -27,5 +28,7 @@ mod server;
 mod soak;
 mod support;
 mod transcribe;
+#[cfg(unix)]
+mod up;
 mod wav;
 mod whisper;

@@ -3,7 +3,8 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use tokio::sync::OnceCell;
+use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
+use tokio::sync::{OnceCell, watch};
 
 use super::{
     super::{
@@ -11,14 +12,18 @@ use super::{
         Query, QueueInfo, QueueSpec, Received, Retention, Selection, Start, Stats, Subscription, WorkQueue,
     },
     AmqpOptions,
+    admin::{Admin, Registry},
     connect::Dial,
-    link::Link,
+    cursor::{Cursors, Outcome},
+    lease::Desk,
+    link::{Link, Live},
     message::Message,
-    publish::Publisher,
+    publish::{Publisher, refuse_on_alarm},
+    queue::AmqpQueue,
     stream::{History, HistoryStream},
     subscribe::{Listen, LiveStream},
-    topology::{self, Topology, short},
-    uri,
+    topology::{self, Names, Topology, short},
+    uri::{self, Address},
 };
 use crate::shutdown::Shutdown;
 
@@ -34,6 +39,8 @@ pub struct AmqpBus {
     publisher: Publisher,
     /// The connection that consumes; made when it is first needed.
     consuming: OnceCell<Link>,
+    cursors: Cursors,
+    registry: Registry,
 }
 
 impl AmqpBus {
@@ -57,6 +64,47 @@ impl AmqpBus {
         Self::begin(options, shutdown, true).await
     }
 
+    /// What a bus of these options can do, as far as one can tell without a connection.
+    #[must_use]
+    pub const fn capabilities_of(options: &AmqpOptions) -> Capabilities {
+        capabilities(options.history)
+    }
+
+    /// Whether the connection that publishes is there, from now on.
+    #[must_use]
+    pub fn online(&self) -> watch::Receiver<bool> {
+        self.link.online()
+    }
+
+    /// What tells the broker and exchange of these options from others, without user and password.
+    ///
+    /// # Errors
+    /// [`BusError::Invalid`] for an address that can't be used.
+    pub fn identity(options: &AmqpOptions) -> Result<String, BusError> {
+        let address = uri::parse(&options.url, options.username.as_deref(), options.password.as_ref())?;
+        let Address { host, port, vhost, .. } = address;
+        Ok(format!("{host}:{port} {vhost} {}", options.exchange))
+    }
+
+    /// Deletes the exchange, its history and the list of its queues; for whoever made them for a while. The queues
+    /// themselves go with [`EventBus::delete_queue`].
+    ///
+    /// # Errors
+    /// [`BusError::Unreachable`]; [`BusError::Access`].
+    pub async fn dismantle(&self) -> Result<(), BusError> {
+        let live = self.link.live()?;
+        let channel = live.channel().await?;
+        let exchange = self.topology.exchange.clone();
+        let list = short("bus.exchange", &format!("{exchange}.queues"))?;
+        // RabbitMQ takes it for a success if what is to be deleted is not there.
+        for queue in [self.topology.history_queue()?, list] {
+            let what = format!("queue '{queue}'");
+            live.answer(&what, channel.queue_delete(queue, QueueDeleteOptions::default())).await?;
+        }
+        let what = format!("exchange '{exchange}'");
+        live.answer(&what, channel.exchange_delete(exchange, ExchangeDeleteOptions::default())).await
+    }
+
     async fn begin(options: AmqpOptions, shutdown: &Shutdown, wait: bool) -> Result<Self, BusError> {
         let address = uri::parse(&options.url, options.username.as_deref(), options.password.as_ref())?;
         let topology = Topology {
@@ -77,6 +125,7 @@ impl AmqpBus {
             Link::open(dial.clone(), topology.clone(), options.publish_timeout, shutdown, wait).await?;
         let publisher = Publisher::start(link.clone(), shutdown);
         Ok(Self {
+            registry: Registry::new(&options.exchange, &options.known_queues)?,
             options,
             shutdown: shutdown.clone(),
             dial,
@@ -84,6 +133,7 @@ impl AmqpBus {
             link,
             publisher,
             consuming: OnceCell::new(),
+            cursors: Cursors::default(),
         })
     }
 
@@ -122,10 +172,28 @@ impl AmqpBus {
         self.options.history || self.link.live().is_ok_and(|live| live.standing.history)
     }
 
+    fn admin<'a>(&'a self, live: &'a Live) -> Admin<'a> {
+        let max_event_bytes = self.options.max_event_bytes;
+        Admin { live, registry: &self.registry, publisher: &self.publisher, max_event_bytes }
+    }
+
     fn messages(&self, events: &[Event]) -> Result<Vec<Message>, BusError> {
         let now = Timestamp::now();
         let limit = self.options.max_event_bytes;
         events.iter().map(|event| Message::of_event(event, &self.topology.exchange, now, limit)).collect()
+    }
+}
+
+const fn capabilities(history: bool) -> Capabilities {
+    Capabilities {
+        durable: true,
+        history,
+        queues: true,
+        dedupes: false,
+        cursors: true,
+        shared: true,
+        // The history takes everything.
+        reports_unrouted: !history,
     }
 }
 
@@ -143,17 +211,7 @@ impl EventStream for Nothing {
 #[async_trait]
 impl EventBus for AmqpBus {
     fn capabilities(&self) -> Capabilities {
-        let history = self.keeps_history();
-        Capabilities {
-            durable: true,
-            history,
-            queues: true,
-            dedupes: false,
-            cursors: true,
-            shared: true,
-            // The history takes everything.
-            reports_unrouted: !history,
-        }
+        capabilities(self.keeps_history())
     }
 
     async fn publish(&self, events: &[Event], options: Publish) -> Result<Published, BusError> {
@@ -177,13 +235,22 @@ impl EventBus for AmqpBus {
         name: &str,
         cursor: &str,
     ) -> Result<Published, BusError> {
-        let _ = (events, name, cursor);
-        Err(self.unsupported("x", "y"))
+        let messages = self.messages(events)?;
+        let live = self.link.live()?;
+        refuse_on_alarm(&live)?;
+        let exchange = self.topology.exchange.as_str();
+        let outcome = self.cursors.publish(&live, exchange, (name, cursor), messages).await?;
+        let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
+        Ok(match outcome {
+            Outcome::Committed { unrouted } => {
+                Published { accepted: count, unrouted, ..Published::default() }
+            }
+            Outcome::WasDone => Published { duplicates: count, ..Published::default() },
+        })
     }
 
     async fn cursor(&self, name: &str) -> Result<Option<String>, BusError> {
-        let _ = name;
-        Err(self.unsupported("x", "y"))
+        self.cursors.read(&*self.link.live()?, self.topology.exchange.as_str(), name).await
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Box<dyn EventStream>, BusError> {
@@ -207,31 +274,40 @@ impl EventBus for AmqpBus {
     }
 
     async fn queue(&self, spec: QueueSpec) -> Result<Box<dyn WorkQueue>, BusError> {
-        let _ = spec;
-        Err(self.unsupported("x", "y"))
+        let names = Names::of(&spec.name)?;
+        let link = self.consuming().await?.clone();
+        let (bindings, name) = (spec.bindings.clone(), spec.name.clone());
+        let desk = Desk::new(
+            spec,
+            names,
+            (link, self.link.clone()),
+            self.publisher.clone(),
+            self.options.seen.clone(),
+            self.options.max_event_bytes,
+        );
+        let queue = AmqpQueue::open(desk, &self.shutdown).await?;
+        self.registry.enter(&*self.link.live()?, &name, &bindings).await;
+        Ok(Box::new(queue))
     }
 
     async fn queues(&self) -> Result<Vec<QueueInfo>, BusError> {
-        Ok(Vec::new())
+        self.admin(&*self.consuming().await?.live()?).queues().await
     }
 
     async fn peek(&self, queue: &str, lane: Lane, limit: usize) -> Result<Vec<Held>, BusError> {
-        let _ = (lane, limit);
-        Err(BusError::NoSuchQueue(queue.to_owned()))
+        self.admin(&*self.consuming().await?.live()?).peek(queue, lane, limit).await
     }
 
     async fn requeue(&self, queue: &str, which: &Selection) -> Result<u64, BusError> {
-        let _ = which;
-        Err(BusError::NoSuchQueue(queue.to_owned()))
+        self.admin(&*self.consuming().await?.live()?).requeue(queue, which).await
     }
 
     async fn purge(&self, queue: &str, lane: Lane, which: &Selection) -> Result<u64, BusError> {
-        let _ = (lane, which);
-        Err(BusError::NoSuchQueue(queue.to_owned()))
+        self.admin(&*self.consuming().await?.live()?).purge(queue, lane, which).await
     }
 
     async fn delete_queue(&self, queue: &str) -> Result<(), BusError> {
-        Err(BusError::NoSuchQueue(queue.to_owned()))
+        self.admin(&*self.consuming().await?.live()?).delete(queue).await
     }
 
     async fn stats(&self) -> Result<Stats, BusError> {
@@ -239,7 +315,6 @@ impl EventBus for AmqpBus {
         let mut stats = Stats { bus: self.link.bus(), ..Stats::default() };
         if self.keeps_history() {
             let extent = self.history("figures").await?.extent().await?;
-            stats.events = extent.map(|extent| extent.events);
             stats.oldest = extent.and_then(|extent| extent.oldest);
             stats.newest = extent.and_then(|extent| extent.newest);
         }
@@ -264,13 +339,29 @@ impl EventBus for AmqpBus {
 
 #[cfg(test)]
 impl AmqpBus {
+    /// Publishes bytes that nobody has checked, without any property.
+    pub(super) async fn publish_raw(&self, routing_key: &str, raw: &[u8]) {
+        let message = Message {
+            exchange: self.topology.exchange.clone(),
+            routing_key: routing_key.into(),
+            properties: lapin::BasicProperties::default(),
+            body: raw.to_vec(),
+        };
+        self.publisher.publish(vec![message]).await.unwrap();
+    }
+
     /// Deletes what tests leave on the broker.
     pub(super) async fn remove_exchange(&self) {
         let live = self.link.live().unwrap();
         let channel = live.channel().await.unwrap();
+        for cursor in ["copy", "another"] {
+            let queue = format!("{}.bridge.{cursor}", self.topology.exchange);
+            channel.queue_delete(queue.into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
+        }
         let history = self.topology.history_queue().unwrap();
         channel.queue_delete(history, lapin::options::QueueDeleteOptions::default()).await.unwrap();
         let exchange = self.topology.exchange.clone();
         channel.exchange_delete(exchange, lapin::options::ExchangeDeleteOptions::default()).await.unwrap();
+        self.registry.delete(&live).await;
     }
 }

@@ -20,15 +20,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    super::BusError,
+    super::{BusError, backoff::Backoff},
     connect::{Dial, Wire},
     errors,
     topology::{Standing, Topology},
 };
 use crate::shutdown::Shutdown;
 
-/// Waits between attempts to connect: full jitter below a doubling limit (the AWS architecture blog's "Exponential
-/// Backoff And Jitter"), so that many clients don't come back at once.
+/// Pauses between attempts to connect.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A connection that lived this long was a good one: the next loss starts from the first pause again.
@@ -57,6 +56,8 @@ struct Inner {
     /// How long the broker may take to answer.
     patience: Duration,
     state: watch::Sender<State>,
+    /// The state as others need to know it.
+    online: watch::Sender<bool>,
     /// Nobody needs it any more.
     stop: CancellationToken,
     /// The program ends.
@@ -231,17 +232,18 @@ impl Link {
             topology,
             patience,
             state: watch::Sender::new(State::Down("not connected yet".to_owned())),
+            online: watch::Sender::new(false),
             stop: CancellationToken::new(),
             program: shutdown.child_token(),
             ended: CancellationToken::new(),
         };
         let first = match inner.connect().await {
             Ok(live) => {
-                inner.state.send_replace(State::Up(Arc::clone(&live)));
+                inner.set(State::Up(Arc::clone(&live)));
                 Some(live)
             }
             Err(BusError::Unreachable { reason, .. }) if wait => {
-                inner.state.send_replace(State::Down(reason));
+                inner.set(State::Down(reason));
                 None
             }
             Err(error) => return Err(error),
@@ -289,9 +291,19 @@ impl Link {
         drop(self.0.0.state.subscribe().wait_for(|state| matches!(state, State::Closed)).await);
     }
 
+    /// Whether there is a connection, from now on.
+    pub(super) fn online(&self) -> watch::Receiver<bool> {
+        self.0.0.online.subscribe()
+    }
+
     /// The broker's address as it may be shown.
     pub(super) fn bus(&self) -> String {
         self.0.0.dial.address.to_string()
+    }
+
+    /// How long the broker may take to answer.
+    pub(super) fn patience(&self) -> Duration {
+        self.0.0.patience
     }
 
     pub(super) fn topology(&self) -> &Topology {
@@ -308,7 +320,7 @@ impl Link {
 
 /// Keeps a connection until it is told to stop.
 async fn supervise(inner: Arc<Inner>, first: Option<Arc<Live>>) {
-    let mut pauses = Pauses::default();
+    let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut told = first.is_none();
     let mut next = first;
     loop {
@@ -333,7 +345,7 @@ async fn supervise(inner: Arc<Inner>, first: Option<Arc<Live>>) {
         live.wire.cut();
         inner.set(State::Down(reason));
         if since.elapsed() >= STABLE {
-            pauses = Pauses::default();
+            pauses.reset();
         }
     }
     inner.state.send_replace(State::Closed);
@@ -341,10 +353,10 @@ async fn supervise(inner: Arc<Inner>, first: Option<Arc<Live>>) {
 }
 
 /// Tries until it works; `None` when it was told to stop.
-async fn reconnect(inner: &Inner, pauses: &mut Pauses, told: &mut bool) -> Option<Arc<Live>> {
+async fn reconnect(inner: &Inner, pauses: &mut Backoff, told: &mut bool) -> Option<Arc<Live>> {
     loop {
         let attempt = async {
-            tokio::time::sleep(pauses.next(fastrand::f64())).await;
+            tokio::time::sleep(pauses.pause(&mut fastrand::Rng::new())).await;
             inner.connect().await
         };
         let connected = tokio::select! {
@@ -376,45 +388,15 @@ async fn reconnect(inner: &Inner, pauses: &mut Pauses, told: &mut bool) -> Optio
 impl Inner {
     /// False if it was closed meanwhile.
     fn set(&self, next: State) -> bool {
-        self.state.send_if_modified(|state| {
+        let up = matches!(next, State::Up(_));
+        let open = self.state.send_if_modified(|state| {
             let open = !matches!(state, State::Closed);
             if open {
                 *state = next;
             }
             open
-        })
-    }
-}
-
-/// The pauses between attempts to connect.
-#[derive(Debug, Default)]
-struct Pauses {
-    made: u32,
-}
-
-impl Pauses {
-    /// The next pause; `random` is in 0..1.
-    fn next(&mut self, random: f64) -> Duration {
-        let limit = FIRST_PAUSE.saturating_mul(1 << self.made.min(16)).min(LONGEST_PAUSE);
-        self.made = self.made.saturating_add(1);
-        limit.mul_f64(random.clamp(0.0, 1.0))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_half_a_minute_and_are_spread() {
-        let mut pauses = Pauses::default();
-        let longest: Vec<u128> = (0..9).map(|_| pauses.next(1.0).as_millis()).collect();
-        assert_eq!(longest, [250, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]);
-        let mut pauses = Pauses::default();
-        assert_eq!(pauses.next(0.0), Duration::ZERO);
-        assert_eq!(pauses.next(0.5), Duration::from_millis(250));
-        for _ in 0..200 {
-            assert!(pauses.next(1.0) <= LONGEST_PAUSE);
-        }
+        });
+        self.online.send_replace(open && up);
+        open
     }
 }

@@ -1,12 +1,11 @@
 //! Messages: an event's properties and headers, and what a delivery says about itself. Pure.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable, ShortString},
 };
+use uuid::Uuid;
 
 use super::{
     super::{Attempt, Body, BusError, Event, MAX_HISTORY, Position, Received, event},
@@ -22,6 +21,8 @@ const ATTEMPTS: &str = "x-godctl-attempts";
 /// How they ended, as JSON.
 const HISTORY: &str = "x-godctl-history";
 const FIRST_FAILED_AT: &str = "x-godctl-first-failed-at";
+/// From when on it may be delivered again.
+const DUE: &str = "x-godctl-due";
 const DEAD_AT: &str = "x-godctl-dead-at";
 /// Why it is dead, in one word.
 const REASON: &str = "x-godctl-reason";
@@ -64,7 +65,7 @@ impl Message {
         now: Timestamp,
         limit: usize,
     ) -> Result<Self, BusError> {
-        let body = check(event, limit)?;
+        let body = event::check(event, limit)?;
         let key = short("the event's type", event.event_type.as_str())?;
         let mut headers = FieldTable::default();
         headers.insert(AT.into(), AMQPValue::LongLongInt(now.as_microsecond()));
@@ -89,38 +90,30 @@ impl Message {
 /// `delivery_mode`: to disk.
 pub(super) const PERSISTENT: u8 = 2;
 
-fn check(event: &Event, limit: usize) -> Result<Vec<u8>, BusError> {
-    let bytes = serde_json::to_vec(event)
-        .map_err(|error| BusError::Invalid(format!("the event can't be written: {error}")))?;
-    if bytes.len() > limit {
-        return Err(BusError::TooLarge {
-            event_type: event.event_type.to_string(),
-            size: bytes.len(),
-            limit,
-            key: "bus.max_event_bytes",
-        });
-    }
-    Ok(bytes)
-}
-
-/// Reads a delivery. `position` is known for streams only.
+/// Reads a delivery; `limit` is the size in bytes beyond which it is not looked into.
 pub(super) fn received(
     routing_key: &str,
     properties: &BasicProperties,
-    data: Vec<u8>,
+    data: &[u8],
     limit: usize,
 ) -> Received {
-    let headers = Headers(properties.headers().as_ref());
+    let headers = Headers::of(properties);
     let at = headers.at().or_else(|| seconds(properties));
     let routing_key = headers.original_key().unwrap_or(routing_key).to_owned();
-    let body = read(data, &routing_key, at, limit);
+    let key = Some(routing_key.as_str()).filter(|key| !key.is_empty());
+    // The time only matters for an event that says none, in a message that says none.
+    let body = match event::read(data, key, at.unwrap_or_else(Timestamp::now), limit) {
+        Ok(event) => Body::Event(event),
+        Err(unparsed) => Body::Unparsed(unparsed),
+    };
     Received { position: headers.offset(), at, routing_key, body }
 }
 
-fn read(data: Vec<u8>, routing_key: &str, at: Option<Timestamp>, limit: usize) -> Body {
-    match event::read(&data, Some(routing_key), at.unwrap_or_else(Timestamp::now), limit) {
-        Ok(event) => Body::Event(event),
-        Err(unparsed) => Body::Unparsed(unparsed),
+/// The id of the event, or of the message that could not be read as one.
+pub(super) fn id_of(received: &Received, properties: &BasicProperties) -> Option<Uuid> {
+    match &received.body {
+        Body::Event(event) => Some(event.event_id),
+        Body::Unparsed(_) => properties.message_id().as_ref().and_then(|id| id.as_str().parse().ok()),
     }
 }
 
@@ -131,7 +124,7 @@ fn seconds(properties: &BasicProperties) -> Option<Timestamp> {
 
 /// The headers of a message, for reading.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Headers<'a>(pub(super) Option<&'a FieldTable>);
+pub(super) struct Headers<'a>(Option<&'a FieldTable>);
 
 impl<'a> Headers<'a> {
     pub(super) fn of(properties: &'a BasicProperties) -> Self {
@@ -194,8 +187,9 @@ impl<'a> Headers<'a> {
         self.text(HISTORY).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
     }
 
-    pub(super) fn dead_at(self) -> Option<Timestamp> {
-        self.time(DEAD_AT)
+    /// When it died, or from when on it may be delivered.
+    pub(super) fn since(self) -> Option<Timestamp> {
+        self.time(DEAD_AT).or_else(|| self.time(DUE))
     }
 
     /// Why it is dead: the consumer's words, or the broker's word.
@@ -222,6 +216,8 @@ pub(super) struct Past {
     /// Deliveries that are over.
     pub(super) attempts: u32,
     pub(super) history: Vec<Attempt>,
+    /// When it may be delivered again, if not at once.
+    pub(super) due: Option<Timestamp>,
     /// Why it is dead, if it is.
     pub(super) death: Option<Death>,
 }
@@ -266,6 +262,9 @@ pub(super) fn copy(
         let first = Headers::of(properties).time(FIRST_FAILED_AT).unwrap_or(first.at);
         headers.insert(FIRST_FAILED_AT.into(), string(&first.to_string()));
         headers.insert(HISTORY.into(), string(&history_json(&past.history)));
+    }
+    if let Some(due) = past.due {
+        headers.insert(DUE.into(), string(&due.to_string()));
     }
     if let Some(death) = &past.death {
         headers.insert(REASON.into(), string(death.class));
@@ -314,34 +313,4 @@ pub(super) fn cut(text: &str, bytes: usize) -> &str {
 
 fn short_or_cut(text: &str) -> ShortString {
     ShortString::try_new(cut(text, 255)).unwrap_or_default()
-}
-
-/// Messages that wait out a delay share a queue with those of about the same delay. Such a queue expires messages from
-/// its front only, so one of them may come late by as much as the delays within a queue differ: at most by half.
-///
-/// Gives the bucket for a delay: the next power of two in milliseconds.
-pub(super) fn bucket(delay: Duration) -> u64 {
-    millis(delay).next_power_of_two().clamp(BUCKETS[0], BUCKETS[BUCKETS.len() - 1])
-}
-
-/// A delay in whole milliseconds, cut to what fits into the largest bucket (about 24 days).
-pub(super) fn millis(delay: Duration) -> u64 {
-    u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).clamp(1, BUCKETS[BUCKETS.len() - 1])
-}
-
-/// All buckets: 64 ms to 2³¹ ms. RabbitMQ allows times to live and to expire below 2³² ms.
-pub(super) const BUCKETS: [u64; 26] = {
-    let mut buckets = [0; 26];
-    let mut at = 0;
-    while at < 26 {
-        buckets[at] = 1 << (at + 6);
-        at += 1;
-    }
-    buckets
-};
-
-/// How long a queue of a bucket outlives its last use. It is declared anew with each message, so it outlives all
-/// messages that are in it, with a minute to spare.
-pub(super) const fn bucket_expires(bucket: u64) -> u64 {
-    bucket + bucket / 2 + 60_000
 }

@@ -12,20 +12,26 @@
 //! | `topology` | names and arguments of exchanges and queues, and their declaration |
 //! | `publish`, `cursor` | confirmed publishing; publishing and remembering a cursor in one transaction |
 //! | `subscribe`, `stream` | live events; history and then live events |
-//! | `queue`, `lease`, `retry` | work queues: consuming, settling, delays and dead letters |
-//! | `admin` | looking at queues, moving and deleting what is in them |
+//! | `queue`, `lease`, `past` | work queues: consuming; settling, delays and dead letters; counting attempts |
+//! | `admin`, `records` | looking at queues, moving and deleting what is in them; what the broker keeps for us |
 //! | `bus` | joins these into an `EventBus` |
 
+mod admin;
 mod bus;
 mod connect;
+mod cursor;
 mod errors;
+mod lease;
 mod link;
 mod message;
+mod past;
 mod publish;
+mod queue;
+mod records;
 mod stream;
 mod subscribe;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod topology;

@@ -9,7 +9,7 @@
 //!
 //! No task: whoever reads the stream drives it. The broker sends at most `prefetch` events ahead.
 
-use std::{collections::VecDeque, time::Duration};
+use std::collections::VecDeque;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -25,11 +25,9 @@ use super::{
     link::{Link, Live},
     message::{self, Headers, Message, PROBE},
     publish::Publisher,
-    subscribe::Tap,
+    subscribe::{PAUSE, Tap},
 };
 
-/// What can't be mended by connecting again is tried again after this.
-const PAUSE: Duration = Duration::from_millis(500);
 /// The clocks of publishers, which stamp the events, may differ from the broker's, which finds the place in the stream,
 /// by this much.
 const CLOCKS: i64 = 10;
@@ -91,17 +89,16 @@ impl History {
 
     fn received(&self, delivery: Delivery) -> Received {
         let Delivery { routing_key, properties, data, .. } = delivery;
-        message::received(routing_key.as_str(), &properties, data, self.max_event_bytes)
+        message::received(routing_key.as_str(), &properties, &data, self.max_event_bytes)
     }
 
     /// Reads from a place until `visit` says that it has seen enough.
     async fn scan(
         &self,
-        from: From,
+        live: &Live,
+        mut tap: Tap,
         mut visit: impl FnMut(u64, Delivery) -> bool + Send,
     ) -> Result<(), BusError> {
-        let live = self.link.live()?;
-        let mut tap = self.tap(&live, from, SCAN_PREFETCH).await?;
         loop {
             let delivery = tokio::time::timeout(live.patience(), tap.next())
                 .await
@@ -116,15 +113,18 @@ impl History {
         }
     }
 
-    /// The offset of a mark that was just set.
-    async fn find(&self, mark: &str) -> Result<u64, BusError> {
-        let mut found = 0;
-        self.scan(From::Last, |offset, delivery| {
-            found = offset;
-            is_mark(&delivery, mark)
+    /// The offset at which the next event would come.
+    async fn end(&self, live: &Live) -> Result<u64, BusError> {
+        let tap = self.tap(live, From::Last, SCAN_PREFETCH).await?;
+        // Not before there is somebody to see it: the last chunk might be one behind it.
+        let mark = self.mark().await?;
+        let mut end = 0;
+        self.scan(live, tap, |offset, delivery| {
+            end = offset;
+            is_mark(&delivery, &mark)
         })
         .await?;
-        Ok(found)
+        Ok(end)
     }
 
     /// The newest events that match, oldest first. Looks at no more than the newest [`MAX_SCAN`].
@@ -133,15 +133,15 @@ impl History {
     /// [`BusError::Unreachable`], [`BusError::Access`].
     pub(super) async fn page(&self, query: &Query) -> Result<Vec<Received>, BusError> {
         let Some(limit) = std::num::NonZeroUsize::new(query.limit) else { return Ok(Vec::new()) };
-        let mark = self.mark().await?;
-        let end = self.find(&mark).await?;
+        let live = self.link.live()?;
+        let end = self.end(&live).await?;
         let mut high = query.before.map_or(end, |before| before.0.min(end));
         let mut found = VecDeque::new();
         let mut window = u64::try_from(limit.get()).unwrap_or(u64::MAX).clamp(100, 10_000);
         let mut scanned = 0;
         while high > 0 && found.len() < limit.get() && scanned < MAX_SCAN {
             let low = high.saturating_sub(window);
-            let part = self.window(query, low, high, &mark).await?;
+            let part = self.window(&live, query, low, high).await?;
             scanned += high - low;
             for received in part.matching.into_iter().rev() {
                 found.push_front(received);
@@ -157,15 +157,18 @@ impl History {
         Ok(found.into())
     }
 
-    async fn window(&self, query: &Query, low: u64, high: u64, mark: &str) -> Result<Part, BusError> {
+    /// Reads from `low` on to what stands at `high` or behind it.
+    async fn window(&self, live: &Live, query: &Query, low: u64, high: u64) -> Result<Part, BusError> {
         let mut part = Part { matching: Vec::new(), is_oldest: low == 0 };
-        let mut first = true;
-        self.scan(From::Offset(low), |offset, delivery| {
-            // What was older than this window is gone.
-            part.is_oldest |= std::mem::take(&mut first) && offset > low;
-            if offset >= high || is_mark(&delivery, mark) {
+        let mut empty = true;
+        let tap = self.tap(live, From::Offset(low), SCAN_PREFETCH).await?;
+        self.scan(live, tap, |offset, delivery| {
+            if offset >= high {
+                // Retention has taken what was here, and what was older.
+                part.is_oldest |= empty;
                 return true;
             }
+            empty = false;
             if !is_probe(&delivery) {
                 let received = self.received(delivery);
                 let late = query.since.is_none_or(|since| received.at.is_none_or(|at| at >= since));
@@ -182,19 +185,20 @@ impl History {
         Ok(part)
     }
 
-    /// The first and the last event, and how many offsets lie between them.
+    /// When the first and the last event came.
     ///
     /// # Errors
     /// [`BusError::Unreachable`], [`BusError::Access`].
     pub(super) async fn extent(&self) -> Result<Option<Extent>, BusError> {
+        let live = self.link.live()?;
+        let tap = self.tap(&live, From::First, SCAN_PREFETCH).await?;
+        // Without one, nothing would come from an empty stream.
         let mark = self.mark().await?;
         let mut oldest = None;
-        let mut first = None;
-        self.scan(From::First, |offset, delivery| {
+        self.scan(&live, tap, |_, delivery| {
             if is_mark(&delivery, &mark) {
                 return true;
             }
-            first.get_or_insert(offset);
             if is_probe(&delivery) {
                 return false;
             }
@@ -202,11 +206,12 @@ impl History {
             true
         })
         .await?;
-        let Some(first) = first else { return Ok(None) };
-        let end = self.find(&mark).await?;
+        if oldest.is_none() {
+            return Ok(None);
+        }
         let all = Query { patterns: vec![Pattern::all()], before: None, since: None, limit: 1 };
         let newest = self.page(&all).await?.pop().and_then(|received| received.at);
-        Ok(Some(Extent { events: end - first, oldest, newest }))
+        Ok(Some(Extent { oldest, newest }))
     }
 }
 
@@ -220,8 +225,6 @@ struct Part {
 /// How far a history reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
-    /// Events, and the marks between them.
-    pub(super) events: u64,
     pub(super) oldest: Option<Timestamp>,
     pub(super) newest: Option<Timestamp>,
 }
@@ -278,14 +281,26 @@ impl HistoryStream {
         prefetch: u16,
     ) -> Result<Self, BusError> {
         let live = history.link.live()?;
-        let mark = history.mark().await?;
         let (from, since) = match start {
             Start::Now | Start::Beginning => (From::First, None),
             Start::Time(time) => (From::Time(time), Some(time)),
             Start::After(Position(position)) => (From::Offset(position.saturating_add(1)), None),
         };
         let tap = Some(history.tap(&live, from, prefetch).await?);
-        Ok(Self { history, patterns, prefetch, follow, tap, from, since, mark: Some(mark), ended: false })
+        // Reading has begun before the mark, or it might begin behind it.
+        let mark = Some(history.mark().await?);
+        Ok(Self { history, patterns, prefetch, follow, tap, from, since, mark, ended: false })
+    }
+
+    /// Reads on after a lost connection.
+    async fn reopen(&mut self, live: &Live) -> Result<(), BusError> {
+        let tap = self.history.tap(live, self.from, self.prefetch).await?;
+        // A place that is given by its time may lie behind the old mark by now.
+        if self.mark.is_some() {
+            self.mark = Some(self.history.mark().await?);
+        }
+        self.tap = Some(tap);
+        Ok(())
     }
 
     /// What becomes of a delivery; `None` if it is passed over.
@@ -340,10 +355,10 @@ impl EventStream for HistoryStream {
             }
             // Cancelled here, the next call begins again.
             let Ok(live) = self.history.link.up().await else { return Ok(None) };
-            match self.history.tap(&live, self.from, self.prefetch).await {
-                Ok(tap) => self.tap = Some(tap),
+            match self.reopen(&live).await {
+                Ok(()) => {}
                 Err(BusError::Closed) => return Ok(None),
-                Err(BusError::Unreachable { .. }) => tokio::time::sleep(PAUSE).await,
+                Err(BusError::Unreachable { .. } | BusError::Full { .. }) => tokio::time::sleep(PAUSE).await,
                 Err(error) => {
                     self.ended = true;
                     return Err(error);

@@ -25,7 +25,7 @@ use super::{
 };
 
 /// What can't be mended by connecting again is tried again after this, so as not to ask the broker in a tight loop.
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 
 /// What to listen to.
 #[derive(Debug, Clone)]
@@ -100,7 +100,7 @@ impl EventStream for LiveStream {
                         Ok(delivery) => {
                             let Delivery { routing_key, properties, data, .. } = delivery;
                             let limit = self.listen.max_event_bytes;
-                            let received = message::received(routing_key.as_str(), &properties, data, limit);
+                            let received = message::received(routing_key.as_str(), &properties, &data, limit);
                             return Ok(Some(Item::Event(Box::new(received))));
                         }
                         Err(reason) => {

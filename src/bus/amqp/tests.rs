@@ -6,10 +6,12 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::testing::*;
+use super::{AmqpBus, AmqpOptions, testing::*};
 use crate::bus::{
-    Body, BusError, Event, EventBus, EventStream, Item, Pattern, Publish, Query, Start, Subscription,
+    Body, BusError, Event, EventBus, EventStream, Item, Pattern, Publish, Query, SharedBus, Start,
+    Subscription,
     event::{Source, Stamp},
+    testkit::{Fixture, conformance},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -104,9 +106,7 @@ async fn what_nobody_takes_is_counted_and_told_if_asked() {
 #[tokio::test]
 async fn history_is_read_before_what_is_live() {
     let Some(bench) = Bench::new().await else { return };
-    let bus = super::AmqpBus::open(super::AmqpOptions { history: true, ..bench.options() }, &bench.shutdown)
-        .await
-        .unwrap();
+    let bus = AmqpBus::open(AmqpOptions { history: true, ..bench.options() }, &bench.shutdown).await.unwrap();
     publish(&bus, &events("a", 100)).await;
     let mut stream = bus.subscribe(subscription(&["a"], Start::Beginning, true)).await.unwrap();
     assert_eq!(numbers(&mut *stream, 100).await, (0..100).collect::<Vec<_>>());
@@ -118,7 +118,7 @@ async fn history_is_read_before_what_is_live() {
         bus.page(query).await.unwrap().iter().map(|r| number(r.body.event().unwrap())).collect();
     assert_eq!(page, [99, 1, 100]);
     let stats = bus.stats().await.unwrap();
-    assert!(stats.events.is_some_and(|events| events >= 102) && stats.oldest <= stats.newest, "{stats:?}");
+    assert!(stats.oldest.is_some() && stats.oldest < stats.newest, "{stats:?}");
     bus.close().await;
     bench.clean(&[]).await;
 }
@@ -140,8 +140,8 @@ async fn without_history_the_past_says_how_to_get_one() {
 async fn a_lost_connection_is_a_gap_for_live_events_and_none_for_history() {
     let Some(bench) = Bench::new().await else { return };
     let proxy = bench.proxy().await;
-    let options = super::AmqpOptions { history: true, ..bench.through(&proxy) };
-    let far = super::AmqpBus::open(options, &bench.shutdown).await.unwrap();
+    let options = AmqpOptions { history: true, ..bench.through(&proxy) };
+    let far = AmqpBus::open(options, &bench.shutdown).await.unwrap();
     let near = bench.open().await;
     let mut live = far.subscribe(subscription(&["a"], Start::Now, true)).await.unwrap();
     let mut past = far.subscribe(subscription(&["a"], Start::Beginning, true)).await.unwrap();
@@ -178,8 +178,8 @@ async fn opening_tells_what_is_wrong_and_never_the_password() {
     let host = format!("{}:{}", address.host, address.port);
     let try_open = async |url: &str| {
         let url = url.to_owned().try_into().unwrap();
-        let options = super::AmqpOptions { url, connect_timeout: Duration::from_secs(3), ..bench.options() };
-        super::AmqpBus::open(options, &bench.shutdown).await.unwrap_err()
+        let options = AmqpOptions { url, connect_timeout: Duration::from_secs(3), ..bench.options() };
+        AmqpBus::open(options, &bench.shutdown).await.unwrap_err()
     };
     let wrong = try_open(&format!("amqp://guest:hunter2-marker@{host}")).await;
     assert!(matches!(wrong, BusError::Access { .. }), "{wrong:?}");
@@ -238,3 +238,61 @@ async fn measure() {
 async fn publish_one(bus: &dyn EventBus, n: u64) {
     publish(bus, &[event("a", n)]).await;
 }
+
+/// A fresh exchange on the broker.
+struct OnBroker {
+    bench: Bench,
+    history: bool,
+    seen: std::sync::Arc<Seen>,
+}
+
+impl OnBroker {
+    fn options(&self) -> AmqpOptions {
+        AmqpOptions {
+            history: self.history,
+            max_event_bytes: 100_000,
+            seen: Some(self.seen.clone()),
+            ..self.bench.options()
+        }
+    }
+}
+
+async fn on_broker(history: bool) -> Option<OnBroker> {
+    Some(OnBroker { bench: Bench::new().await?, history, seen: std::sync::Arc::default() })
+}
+
+#[async_trait::async_trait]
+impl Fixture for OnBroker {
+    async fn open(&self) -> SharedBus {
+        std::sync::Arc::new(AmqpBus::open(self.options(), &self.bench.shutdown).await.unwrap())
+    }
+
+    async fn inject(&self, routing_key: &str, raw: &[u8]) -> bool {
+        let bus = AmqpBus::open(self.options(), &self.bench.shutdown).await.unwrap();
+        bus.publish_raw(routing_key, raw).await;
+        bus.close().await;
+        true
+    }
+
+    fn max_event_bytes(&self) -> usize {
+        100_000
+    }
+
+    async fn remove(&self) {
+        let bus = self.bench.open().await;
+        bus.remove_exchange().await;
+        bus.close().await;
+        self.bench.shutdown.finish(Duration::from_secs(5)).await.unwrap();
+    }
+}
+
+async fn without_history() -> Option<OnBroker> {
+    on_broker(false).await
+}
+
+async fn with_history() -> Option<OnBroker> {
+    on_broker(true).await
+}
+
+conformance!(laws, without_history);
+conformance!(laws_with_history, with_history);

@@ -10,7 +10,11 @@ use lapin::{
 
 use tracing::debug;
 
-use super::{super::BusError, errors, link::Live};
+use super::{
+    super::{BusError, Pattern},
+    errors,
+    link::Live,
+};
 
 /// What stands on the broker for as long as the bus is used.
 #[derive(Debug, Clone)]
@@ -146,9 +150,164 @@ pub(super) async fn count(live: &Live, queue: &ShortString) -> Result<Option<Cou
     }
 }
 
+/// The names of a work queue and of those beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Names {
+    pub(super) queue: ShortString,
+    /// Its dead letters.
+    pub(super) dead: ShortString,
+}
+
+impl Names {
+    /// # Errors
+    /// [`BusError::Invalid`] for a name that RabbitMQ would refuse.
+    pub(super) fn of(queue: &str) -> Result<Self, BusError> {
+        if queue.is_empty() || queue.len() > MAX_QUEUE || queue.starts_with("amq.") {
+            return Err(BusError::Invalid(format!(
+                "'{}' is no name for a queue; want 1 to {MAX_QUEUE} bytes that don't begin with amq.",
+                queue.escape_default().take(80).collect::<String>()
+            )));
+        }
+        Ok(Self {
+            queue: short("the queue's name", queue)?,
+            dead: short("the queue's name", &format!("{queue}.dlq"))?,
+        })
+    }
+
+    /// Where work waits out a delay of this bucket.
+    pub(super) fn retry(&self, bucket: u64) -> ShortString {
+        // Short enough, since the name of the queue is.
+        ShortString::try_new(format!("{}.retry.{bucket}", self.queue)).unwrap_or_default()
+    }
+
+    /// How it is called in errors.
+    pub(super) fn what(&self) -> String {
+        format!("queue '{}'", self.queue)
+    }
+
+    /// Declares the queue and its dead letters, and binds it.
+    ///
+    /// Dead letters go to `<queue>.dlq` through the default exchange, as other users of this bus have it. We publish
+    /// them there ourselves, with a reason; the queue's own arguments are for what the broker or others reject.
+    ///
+    /// # Errors
+    /// [`BusError::Conflict`] where a queue of one of these names has other properties; [`BusError::Access`];
+    /// [`BusError::Unreachable`].
+    pub(super) async fn declare(
+        &self,
+        live: &Live,
+        exchange: &ShortString,
+        bindings: &[Pattern],
+    ) -> Result<(), BusError> {
+        let channel = live.channel().await?;
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let dead = channel.queue_declare(self.dead.clone(), durable, FieldTable::default());
+        live.answer(&format!("queue '{}'", self.dead), dead).await?;
+        let queue = channel.queue_declare(self.queue.clone(), durable, dead_letter_to(&self.dead));
+        live.answer(&self.what(), queue).await?;
+        for pattern in bindings {
+            let key = short("the pattern", pattern.as_str())?;
+            let (queue, exchange) = (self.queue.clone(), exchange.clone());
+            let bind =
+                channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default());
+            live.answer(&self.what(), bind).await?;
+        }
+        Ok(())
+    }
+
+    /// Declares the queue of a bucket, from which messages go back to the queue when their time has come.
+    ///
+    /// # Errors
+    /// As [`Names::declare`].
+    pub(super) async fn declare_retry(&self, live: &Live, bucket: u64) -> Result<ShortString, BusError> {
+        let name = self.retry(bucket);
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let mut arguments = dead_letter_to(&self.queue);
+        let expires = i64::try_from(bucket_expires(bucket)).unwrap_or(i64::MAX);
+        arguments.insert("x-expires".into(), AMQPValue::LongLongInt(expires));
+        let channel = live.channel().await?;
+        live.answer(&format!("queue '{name}'"), channel.queue_declare(name.clone(), durable, arguments))
+            .await?;
+        Ok(name)
+    }
+}
+
+/// Bytes of a queue's name: those of its dead letters and retries are longer, and AMQP allows 255.
+const MAX_QUEUE: usize = 200;
+
+fn dead_letter_to(queue: &ShortString) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
+    arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(queue.as_str().into()));
+    arguments
+}
+
+/// Messages that wait out a delay share a queue with those of about the same delay. Such a queue expires messages from
+/// its front only, so one of them may come late by as much as the delays within a queue differ: at most by half.
+///
+/// Gives the bucket for a delay: the next power of two in milliseconds.
+pub(super) fn bucket(delay: Duration) -> u64 {
+    millis(delay).next_power_of_two().clamp(BUCKETS[0], BUCKETS[BUCKETS.len() - 1])
+}
+
+/// A delay in whole milliseconds, rounded up, and cut to what fits into the largest bucket (about 24 days).
+pub(super) fn millis(delay: Duration) -> u64 {
+    u64::try_from(delay.as_nanos().div_ceil(1_000_000))
+        .unwrap_or(u64::MAX)
+        .clamp(1, BUCKETS[BUCKETS.len() - 1])
+}
+
+/// All buckets: 64 ms to 2³¹ ms. RabbitMQ allows times to live and to expire below 2³² ms.
+pub(super) const BUCKETS: [u64; 26] = {
+    let mut buckets = [0; 26];
+    let mut at = 0;
+    while at < 26 {
+        buckets[at] = 1 << (at + 6);
+        at += 1;
+    }
+    buckets
+};
+
+/// How long a queue of a bucket outlives its last use. It is declared anew with each message, so it outlives all
+/// messages that are in it, with a minute to spare.
+pub(super) const fn bucket_expires(bucket: u64) -> u64 {
+    bucket + bucket / 2 + 60_000
+}
+
 /// What a passive declaration tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) messages: u64,
     pub(super) consumers: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_leave_room_for_those_beside_them() {
+        let names = Names::of(&"q".repeat(MAX_QUEUE)).unwrap();
+        for bucket in BUCKETS {
+            assert!(names.retry(bucket).as_str().ends_with(&format!("q.retry.{bucket}")));
+        }
+        for wrong in ["", "amq.gen-1", &"q".repeat(MAX_QUEUE + 1)] {
+            assert!(matches!(Names::of(wrong), Err(BusError::Invalid(_))), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_bucket_is_at_most_twice_the_delay_and_its_queue_outlives_it(nanos in 0..=u64::MAX) {
+            let delay = Duration::from_nanos(nanos);
+            let (bucket, millis) = (bucket(delay), millis(delay));
+            prop_assert!(BUCKETS.contains(&bucket));
+            prop_assert!(bucket >= millis && (bucket < 2 * millis || bucket == BUCKETS[0]));
+            prop_assert!(bucket_expires(bucket) < 1 << 32);
+            // One that was declared with the last message, and waits behind one that was declared just before it.
+            prop_assert!(bucket_expires(bucket) > millis + bucket / 2);
+        }
+    }
 }

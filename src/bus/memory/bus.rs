@@ -19,13 +19,13 @@ use tokio::{
 };
 
 use super::{
-    history::{History, json_size},
+    history::History,
     queue::{Now, Queue, Terms, Ticket},
 };
 use crate::bus::{
     BusError, Capabilities, Clock, Delivery, Event, EventBus, EventStream, Held, Item, Lane, Lease, Pattern,
     Position, Pruned, Publish, Published, Query, QueueInfo, QueueSpec, Received, Retention, Selection,
-    Settled, Start, Stats, Subscription, SystemClock, WorkQueue,
+    Settled, Start, Stats, Subscription, SystemClock, WorkQueue, event,
 };
 
 /// Names under which cursors are kept; one more is refused.
@@ -126,21 +126,12 @@ impl Shared {
     }
 
     fn publish(&self, events: &[Event], cursor: Option<(&str, &str)>) -> Result<Published, BusError> {
-        let sizes = events.iter().map(|event| self.size(event)).collect::<Result<Vec<_>, _>>()?;
+        let size = |event| Ok(event::check(event, self.options.max_event_bytes)?.len());
+        let sizes = events.iter().map(size).collect::<Result<Vec<_>, BusError>>()?;
         let now = self.now();
         let published = self.open(|state| state.publish(events, &sizes, cursor, &self.options, now))?;
         self.bell.notify_waiters();
         Ok(published)
-    }
-
-    fn size(&self, event: &Event) -> Result<usize, BusError> {
-        let size = json_size(event).map_err(|error| BusError::Invalid(format!("no JSON: {error}")))?;
-        let limit = self.options.max_event_bytes;
-        if size > limit {
-            let event_type = event.event_type.to_string();
-            return Err(BusError::TooLarge { event_type, size, limit, key: "bus.max_event_bytes" });
-        }
-        Ok(size)
     }
 }
 

@@ -4,7 +4,6 @@ use std::{
     borrow::Borrow,
     collections::{BTreeMap, HashSet, VecDeque},
     hash::Hash,
-    io,
     sync::Arc,
     time::Duration,
 };
@@ -196,23 +195,6 @@ impl History {
 /// How long a delay may be; also keeps arithmetic on times from overflowing.
 pub(super) const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// The size of an event as JSON, without building the text.
-pub(super) fn json_size(event: &Event) -> serde_json::Result<usize> {
-    struct Count(usize);
-    impl io::Write for Count {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut count = Count(0);
-    serde_json::to_writer(&mut count, event)?;
-    Ok(count.0)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -263,11 +245,5 @@ mod tests {
         }
         let from = |second| history.at_or_after(Timestamp::from_second(second).unwrap());
         assert_eq!([from(50), from(100), from(101), from(200), from(250), from(301)], [1, 1, 2, 2, 4, 5]);
-    }
-
-    #[test]
-    fn the_size_is_that_of_the_text() {
-        let event = event("a.b", 1);
-        assert_eq!(json_size(&event).unwrap(), serde_json::to_vec(&event).unwrap().len());
     }
 }

@@ -3,8 +3,8 @@
 use clap::Subcommand;
 
 use super::{
-    connection::with_exit_code, dead, export, ids, import, prune, publish, queues, replay, schema, stats,
-    tail, work,
+    bench, bridge, connection::with_exit_code, dead, doctor, export, ids, import, prune, publish, queues,
+    replay, schema, stats, tail, work,
 };
 use crate::{cmd::Context, config::Overrides};
 
@@ -17,9 +17,9 @@ Examples:
   godctl bus work mail --bind 'report.#' -- ./send.sh  do something for each event, once
   godctl bus tail --bus amqp://broker.example          another bus than bus.url
 
-The bus is one SQLite file on this machine unless bus.url names another: sqlite:PATH, amqp://HOST or
-amqps://HOST (RabbitMQ), file:PATH (JSON lines, one writer) or mem: (this process only).
-A password belongs into bus.password_file or bus.password, not on the command line.
+The bus is one SQLite file on this machine unless bus.url names another: sqlite:PATH, amqp://HOST
+or amqps://HOST (RabbitMQ), file:PATH (JSON lines, one writer) or mem: (this process only). A
+password belongs into bus.password_file or bus.password, not on the command line.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 69 the broker is unreachable or refuses access,
 78 wrong configuration, 130 interrupted twice.")]
@@ -60,14 +60,20 @@ enum Action {
     Export(export::Args),
     /// Publish the events of a file of JSON lines
     Import(import::Args),
+    /// Copy events from one bus to another, through crashes
+    Bridge(bridge::Args),
     /// Show figures about the bus
     Stats(stats::Args),
     /// Delete old events
     Prune(prune::Args),
+    /// Tell whether the bus is well, and how to mend it
+    Doctor(doctor::Args),
     /// Show what events look like, as JSON Schema
     Schema(schema::SchemaArgs),
     /// Check whether lines are events that every reader takes
     Validate(schema::ValidateArgs),
+    /// Measure how fast the bus is on this machine
+    Bench(bench::Args),
     /// Tell whether a pattern matches an event type
     Match(ids::MatchArgs),
     /// Print the id that an event of this type and key always has
@@ -98,10 +104,13 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         Action::Replay(args) => replay::run(args, context),
         Action::Export(args) => export::run(args, context),
         Action::Import(args) => import::run(args, context),
+        Action::Bridge(args) => bridge::run(args, context),
         Action::Stats(args) => stats::run(args, context),
         Action::Prune(args) => prune::run(args, context),
+        Action::Doctor(args) => doctor::run(args, context),
         Action::Schema(args) => schema::run_schema(args),
         Action::Validate(args) => schema::run_validate(args, context),
+        Action::Bench(args) => bench::run(args, context),
         Action::Match(args) => ids::run_match(args),
         Action::EventId(args) => ids::run_event_id(args),
     };

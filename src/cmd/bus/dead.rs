@@ -9,12 +9,12 @@ use uuid::Uuid;
 
 use super::{
     connection::with_bus,
-    line::{as_json, json_line, printable},
+    line::{json_line, printable},
     queues::confirm,
     table::{Side, table},
 };
 use crate::{
-    bus::{BusError, EventBus, Held, Lane, Selection},
+    bus::{Body, BusError, EventBus, Held, Lane, Selection},
     cmd::{Context, Stdout, Threads},
 };
 
@@ -192,15 +192,20 @@ fn row(queue: &str, held: &Held) -> Vec<String> {
 }
 
 fn letter(queue: &str, held: &Held) -> Value {
-    let event = held.received.body.event();
+    let event = match &held.received.body {
+        Body::Event(event) => json!(event),
+        Body::Unparsed(unparsed) => {
+            json!({ "unparsed": { "reason": unparsed.reason, "raw": String::from_utf8_lossy(&unparsed.raw) } })
+        }
+    };
     json!({
         "queue": queue,
-        "event_id": event.map(|event| event.event_id),
+        "event_id": held.received.body.event().map(|event| event.event_id),
         "attempts": held.attempts,
         "reason": held.reason,
         "since": held.since,
         "history": held.history,
-        "event": as_json(&held.received),
+        "event": event,
     })
 }
 

@@ -88,7 +88,7 @@ async fn write(
     while let Some(received) = walk.next(context).await? {
         match received.body {
             Body::Event(event) => {
-                serde_json::to_writer(&mut *out, &event).map_err(io::Error::from)?;
+                out.write_all(&event.to_json())?;
                 out.write_all(b"\n")?;
                 written.events += 1;
             }

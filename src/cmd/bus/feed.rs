@@ -1,6 +1,7 @@
 //! Many events onto a bus: in order, in batches, and again while the bus is away or full.
 
 use std::{
+    collections::HashSet,
     fmt,
     time::{Duration, Instant},
 };
@@ -9,7 +10,7 @@ use anyhow::bail;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::bus::{BusError, Event, Publish, Published, SharedBus, backoff::Backoff};
+use crate::bus::{BusError, Capabilities, Event, Publish, Published, SharedBus, backoff::Backoff};
 
 /// What the pause after the first failure may be; it grows with each further one.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -100,7 +101,7 @@ impl Feed {
     /// What concerns all of them: the user's interrupt, a wait that was long enough, a bus that is broken.
     pub(super) async fn send(&self, events: &[Event]) -> anyhow::Result<Vec<Result<Outcome, BusError>>> {
         let mut outcomes = Vec::with_capacity(events.len());
-        for run in self.runs(events) {
+        for run in runs(events, self.bus.capabilities()).into_iter().filter(|run| !run.is_empty()) {
             // Those of a run that are refused for themselves are found by halving it.
             let mut rest = vec![run];
             while let Some(part) = rest.pop() {
@@ -115,15 +116,6 @@ impl Feed {
             }
         }
         Ok(outcomes)
-    }
-
-    /// Stretches of events that share their fate. Where the bus counts those that nobody takes, these are events of
-    /// one type, because the count does not say which ones they were.
-    fn runs<'a>(&self, events: &'a [Event]) -> Vec<&'a [Event]> {
-        match self.bus.capabilities().reports_unrouted {
-            true => events.chunk_by(|a, b| a.event_type == b.event_type).collect(),
-            false => vec![events],
-        }
     }
 
     /// Publishes until it works; the inner error is one that concerns a single event.
@@ -158,6 +150,30 @@ impl Feed {
     }
 }
 
+/// Cuts the events where one comes again, and, where the bus counts those that nobody takes, where the type changes:
+/// all events of a type go the same way.
+fn runs(events: &[Event], bus: Capabilities) -> Vec<&[Event]> {
+    let mut runs = Vec::new();
+    let (mut rest, mut seen) = (events, HashSet::new());
+    let mut length = 0;
+    while let Some(event) = rest.get(length) {
+        let again = bus.dedupes && seen.contains(&(event.event_id, &event.event_type));
+        let turns =
+            bus.reports_unrouted && rest.first().is_some_and(|first| first.event_type != event.event_type);
+        if again || turns {
+            let (run, others) = rest.split_at(length);
+            runs.push(run);
+            (rest, length) = (others, 0);
+            seen.clear();
+        } else {
+            seen.insert((event.event_id, &event.event_type));
+            length += 1;
+        }
+    }
+    runs.push(rest);
+    runs
+}
+
 /// Which event became what. The bus only counts, so for a mixed run this follows from the order in which things
 /// happen: duplicates are what an earlier run had published before it was cut off, and deferred is what came after
 /// the connection was lost.
@@ -177,7 +193,10 @@ fn tell(published: Published, events: usize) -> Vec<Outcome> {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::bus::event::Stamp;
 
     #[test]
     fn a_tally_reads_well() {
@@ -187,6 +206,29 @@ mod tests {
         let mut tally = Tally::default();
         tally.add(&[Ok(Outcome::Published), Err(refused), Ok(Outcome::Duplicate)]);
         assert_eq!(tally, Tally { published: 1, duplicates: 1, refused: 1, ..Tally::default() });
+    }
+
+    #[test]
+    fn a_run_holds_no_event_twice_and_one_type_where_that_decides() {
+        let event = |id: u128, event_type: &str| {
+            let stamp = Stamp { id: Uuid::from_u128(id), at: jiff::Timestamp::UNIX_EPOCH };
+            let source = crate::bus::event::Source::new("desk", "test", "manual");
+            Event::new(stamp, event_type.parse().unwrap(), source, serde_json::Value::Null)
+        };
+        let events = [event(1, "a"), event(2, "a"), event(1, "b"), event(2, "a"), event(3, "a")];
+        let nothing = Capabilities {
+            durable: true,
+            history: true,
+            queues: true,
+            dedupes: false,
+            cursors: true,
+            shared: true,
+            reports_unrouted: false,
+        };
+        let lengths = |bus| runs(&events, bus).iter().map(|run| run.len()).collect::<Vec<_>>();
+        assert_eq!(lengths(nothing), [5]);
+        assert_eq!(lengths(Capabilities { dedupes: true, ..nothing }), [3, 2]);
+        assert_eq!(lengths(Capabilities { reports_unrouted: true, ..nothing }), [2, 1, 2]);
     }
 
     #[test]

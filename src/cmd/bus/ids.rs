@@ -38,8 +38,8 @@ Examples:
   godctl bus event-id fireflies.transcript.upload meeting-7
   godctl bus publish report.made '{}' --event-id \"$(godctl bus event-id report.made 2026-11-21)\"
 
-The same type and key give the same id on every machine, so that an event is on the bus once, whoever
-publishes it and how often. It is the UUIDv5 of bloodbank:TYPE:KEY in the OID namespace.")]
+The same type and key give the same id on every machine, so that an event is on the bus once,
+whoever publishes it and how often. It is the UUIDv5 of bloodbank:TYPE:KEY in the OID namespace.")]
 pub(in crate::cmd) struct EventIdArgs {
     /// The type of the event
     #[arg(value_name = "TYPE")]

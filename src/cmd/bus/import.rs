@@ -35,8 +35,8 @@ Examples:
   zcat old.jsonl.gz | godctl bus import - --rejected bad.jsonl
   godctl bus import events.jsonl --bus amqp://broker.example
 
-Each line is an event in any known shape. A line that is none is counted, told and left out, and the exit
-code is then 1. Events keep their ids: what is on the bus already is not published again.")]
+Each line is an event in any known shape. A line that is none is counted, told and left out, and
+the exit code is then 1. Events keep their ids: what is on the bus already is not published again.")]
 pub(super) struct Args {
     /// The file to read; - is standard input
     #[arg(value_name = "FILE")]

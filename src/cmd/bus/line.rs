@@ -164,36 +164,45 @@ fn is_obeyed(c: char) -> bool {
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
 }
 
-/// An event with its place in the history, or what could not be read as one.
-pub(super) fn as_json(received: &Received) -> Value {
+/// An event as one line of JSON, with its place in the history; or what could not be read as one.
+pub(super) fn json_of(received: &Received) -> String {
     match &received.body {
         Body::Event(event) => {
-            let mut value = json!(event);
-            if let (Some(position), Some(object)) = (received.position, value.as_object_mut()) {
-                object.insert(POSITION.to_owned(), json!(position));
+            let line = event_line(event);
+            match (received.position, line.strip_suffix('}')) {
+                (Some(position), Some(open)) => format!("{open},\"{POSITION}\":{position}}}"),
+                _ => line,
             }
-            value
         }
-        Body::Unparsed(unparsed) => json!({
+        Body::Unparsed(unparsed) => json_line(&json!({
             "unparsed": {
                 "reason": unparsed.reason,
                 "raw": String::from_utf8_lossy(&unparsed.raw),
                 "routing_key": received.routing_key,
             },
             "position": received.position,
-        }),
+        })),
     }
 }
 
-/// A value as one line of JSON. JSON itself allows the control characters above ASCII, which some terminals obey.
+/// An envelope as one line of JSON, its fields in the order of the contract.
+pub(super) fn event_line(event: &Event) -> String {
+    escaped(String::from_utf8_lossy(&event.to_json()).into_owned())
+}
+
+/// A value as one line of JSON.
 pub(super) fn json_line(value: &Value) -> String {
-    let text = value.to_string();
+    escaped(value.to_string())
+}
+
+/// JSON allows the control characters above ASCII as they are, and some terminals obey them.
+fn escaped(json: String) -> String {
     let is_raw = |c: char| matches!(c, '\u{7f}'..='\u{9f}');
-    if !text.contains(is_raw) {
-        return text;
+    if !json.contains(is_raw) {
+        return json;
     }
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
         match c {
             c if is_raw(c) => write!(shown, "\\u{:04x}", u32::from(c)).unwrap_or_default(),
             c => shown.push(c),
@@ -273,6 +282,19 @@ mod tests {
             [nearest([0, 0, 0]), nearest([255, 255, 255]), nearest([0x3B, 0x82, 0xF6])],
             [16, 231, 69]
         );
+    }
+
+    #[test]
+    fn json_has_the_fields_in_order_and_the_place_at_the_end() {
+        let mut received = received("x.y", json!({ "a": 1 }));
+        assert!(!json_of(&received).contains(POSITION));
+        received.position = Some(crate::bus::Position(7));
+        let line = json_of(&received);
+        assert!(
+            line.starts_with("{\"event_id\":") && line.ends_with("\"payload\":{\"a\":1},\"position\":7}"),
+            "{line}"
+        );
+        assert!(serde_json::from_str::<Value>(&line).is_ok());
     }
 
     #[test]

@@ -4,9 +4,13 @@
 //! close, exit codes), `feed.rs` and `lines.rs` (many events from a file or a pipe), `line.rs` (an event as a person
 //! reads it) and `quantity.rs` (durations, sizes and moments as people write them).
 
+mod bench;
+mod bench_worker;
+mod bridge;
 mod command;
 mod connection;
 mod dead;
+mod doctor;
 mod envelope;
 mod export;
 mod feed;
@@ -32,3 +36,4 @@ mod work_command;
 mod work_lines;
 
 pub(super) use command::{Args, DevArgs, run, run_dev};
+pub(super) use doctor::quick;

@@ -13,7 +13,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  godctl bus prune --dry-run                 what bus.retention_days and bus.retention_mb would delete
+  godctl bus prune --dry-run                 what the configured retention would delete
   godctl bus prune --older-than 30d --yes
   godctl bus prune --max-size 1GB
 

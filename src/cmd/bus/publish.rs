@@ -8,10 +8,10 @@ use std::{
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
-use super::{connection::with_bus, envelope, line::json_line, publish_lines, quantity};
+use super::{connection::with_bus, envelope, line::event_line, publish_lines, quantity};
 use crate::{
     bus::{
         Event, EventType, Publish, Published,
@@ -31,7 +31,7 @@ Examples:
   godctl bus publish demo.hello.said '{\"text\": \"hello\"}'
   godctl bus publish report.daily.made @report.json --json
   date | jq -R '{now: .}' | godctl bus publish clock.time.told -
-  godctl bus publish agent.prompt '{\"provider\": \"claude\", \"prompt\": \"hi\"}' --session s1 --require-route
+  godctl bus publish agent.prompt '{\"prompt\": \"hi\"}' --session s1 --require-route
   godctl bus publish --lines < events.jsonl
   godctl bus publish x.y '{\"a\":1}' --bus file:events.jsonl
 
@@ -181,7 +181,7 @@ fn report(args: &Args, event: &Event, published: Published) -> anyhow::Result<()
         _ => "published",
     };
     match args.json {
-        true => writeln!(out, "{}", json_line(&json!(event)))?,
+        true => writeln!(out, "{}", event_line(event))?,
         false => writeln!(out, "{word} {} {}", event.event_type, event.event_id)?,
     }
     out.flush()?;
@@ -200,6 +200,8 @@ fn report(args: &Args, event: &Event, published: Published) -> anyhow::Result<()
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -19,8 +19,8 @@ Examples:
   godctl bus queues --json | jq '.[] | select(.dead > 0)'
   godctl bus queues delete thumbnails --yes
 
-READY waits for a consumer, LEASED is being worked on, DELAYED waits for its next attempt, DEAD failed
-for good (see godctl bus dead).")]
+READY waits for a consumer, LEASED is being worked on, DELAYED waits for its next attempt, DEAD
+failed for good (see godctl bus dead).")]
 pub(super) struct Args {
     #[command(subcommand)]
     action: Option<Action>,

@@ -17,17 +17,16 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{
-    connection::{with_bus, with_bus_at},
+    connection::{Place, other_bus, with_bus, with_bus_at},
     feed::{Feed, Tally},
     history::Range,
-    line::{Look, as_json, json_line},
+    line::{Look, json_of},
     lines::BATCH_LINES,
     progress, quantity,
 };
 use crate::{
     bus::{Body, Event, Received, SharedBus, event::Stamp},
     cmd::{Context, Exit, Failure, Stdout, Threads, terminal_width},
-    config::BusUrl,
 };
 
 /// Flags of `godctl bus replay`.
@@ -39,8 +38,8 @@ Examples:
   godctl bus replay --to amqp://broker.example --speed max
   godctl bus replay --bind 'agent.#' --to sqlite:try.db --as-new
 
-The pace is that of the events' own times. Events keep their ids, so a bus that has them already takes
-them as duplicates; --as-new gives them new ids and the present time.")]
+The pace is that of the events' own times. Events keep their ids, so a bus that has them already
+takes them as duplicates; --as-new gives them new ids and the present time.")]
 pub(super) struct Args {
     #[command(flatten)]
     range: Range,
@@ -120,12 +119,12 @@ impl Pace {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
-    let target = args.to.as_deref().map(|to| target(to, context)).transpose()?;
+    let target = args.to.as_deref().map(|to| other_bus(to, context)).transpose()?;
     let tally = context.block_on(Threads::PerCore, async {
         with_bus(context, async |bus| match &target {
             None => replay(args, context, &bus, Sink::screen(args, context)).await,
             Some(target) => {
-                with_bus_at(context, target, async |onto| {
+                with_bus_at(context, Place::of(target, context), async |onto| {
                     let feed = Feed::new(onto, context.shutdown.child_token(), None);
                     replay(args, context, &bus, Sink::bus(feed, context)).await
                 })
@@ -138,16 +137,6 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         writeln!(io::stderr(), "{tally}").ok();
     }
     if tally.refused > 0 { Err(Failure::reported(Exit::Failed).into()) } else { Ok(()) }
-}
-
-/// The configuration of another bus of the same kind of user.
-///
-/// # Errors
-/// What is wrong with the address, without the address: it may hold a password.
-pub(super) fn target(url: &str, context: &Context) -> anyhow::Result<crate::config::Bus> {
-    let url: BusUrl =
-        url.parse().map_err(|reason: &str| Failure::new(Exit::Usage, anyhow::anyhow!("{reason}")))?;
-    Ok(crate::config::Bus { url, ..context.config.bus.clone() })
 }
 
 async fn replay(args: &Args, context: &Context, from: &SharedBus, mut sink: Sink) -> anyhow::Result<Tally> {
@@ -244,7 +233,7 @@ impl Sink {
                 let mut out = Stdout::lock();
                 let now = Timestamp::now();
                 for received in waiting {
-                    let line = if *json { json_line(&as_json(&received)) } else { look.row(&received, now) };
+                    let line = if *json { json_of(&received) } else { look.row(&received, now) };
                     writeln!(out, "{line}")?;
                 }
                 out.flush()?;

@@ -73,9 +73,9 @@ Examples:
   godctl bus export - | godctl bus validate -
   godctl bus validate event.json --json | jq -r .pointer
 
-Each line is one event; a file with one event over many lines works too. Payloads are checked for the types of
-godctl bus schema --list. It is strict: what godctl reads but another program on the bus would refuse is told.
-Exits with 1 if there is any problem.")]
+Each line is one event; a file with one event over many lines works too. Payloads are checked for
+the types of godctl bus schema --list. It is strict: what godctl reads but another program on the
+bus would refuse is told. Exits with 1 if there is any problem.")]
 pub(super) struct ValidateArgs {
     /// The file to check; - is standard input
     #[arg(value_name = "FILE")]

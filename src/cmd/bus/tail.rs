@@ -10,13 +10,13 @@ use serde_json::json;
 
 use super::{
     connection::with_bus,
-    line::{Look, as_json, json_line},
+    line::{Look, json_line, json_of},
     quantity::{self, Moment},
     seen::Seen,
 };
 use crate::{
     bus::{Body, EventBus, Item, Pattern, Position, Query, Received, SharedBus, Start, Subscription},
-    cmd::{Context, Stdout, Threads, terminal_width},
+    cmd::{Context, Stdout, Threads, notify::Notifier, terminal_width},
 };
 
 /// Flags of `godctl bus tail`.
@@ -73,8 +73,9 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         seen: Seen::default(),
         counts: Counts::default(),
     };
+    let notifier = Notifier::new(context);
     let result = context.block_on(Threads::PerCore, async {
-        with_bus(context, async |bus| watch(args, context, bus, &mut screen).await).await
+        with_bus(context, async |bus| watch(args, context, notifier, bus, &mut screen).await).await
     });
     let result = result.and_then(|()| Ok(screen.out.flush()?));
     let counts = screen.counts;
@@ -85,7 +86,13 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     result
 }
 
-async fn watch(args: &Args, context: &Context, bus: SharedBus, screen: &mut Screen) -> anyhow::Result<()> {
+async fn watch(
+    args: &Args,
+    context: &Context,
+    notifier: Notifier,
+    bus: SharedBus,
+    screen: &mut Screen,
+) -> anyhow::Result<()> {
     let patterns = if args.patterns.is_empty() { vec![Pattern::all()] } else { args.patterns.clone() };
     let since = args.since.map(|since| (since, since.resolve(Timestamp::now())));
     let last = match (args.last, since, args.after) {
@@ -112,6 +119,7 @@ async fn watch(args: &Args, context: &Context, bus: SharedBus, screen: &mut Scre
         () = context.shutdown.cancelled() => return Ok(()),
         stream = bus.subscribe(subscription) => stream?,
     };
+    notifier.ready("watching");
     let shown = match last {
         Some(limit) => page(&*bus, Query { patterns, before: None, since, limit }, screen).await?,
         None => None,
@@ -211,7 +219,7 @@ impl Screen {
                     return Ok(());
                 }
                 match self.json {
-                    true => json_line(&as_json(&received)),
+                    true => json_of(&received),
                     false => self.look.row(&received, Timestamp::now()),
                 }
             }

@@ -19,15 +19,16 @@ Examples:
   godctl bus work mail --lines                           for programs: JSON lines in and out
 
 The command gets the event as JSON on standard input, and GODCTL_EVENT_TYPE, GODCTL_EVENT_ID,
-GODCTL_EVENT_ATTEMPT and GODCTL_QUEUE. Its exit code settles the delivery: 0 done, 65 (EX_DATAERR) never,
-anything else (such as 75, EX_TEMPFAIL) again later, and dead after --max-attempts; the end of what it wrote
-to standard error becomes the reason. Its lease is extended while it runs. Events that come while nobody
-works wait in the queue, from the first time that it was opened on.
+GODCTL_EVENT_ATTEMPT and GODCTL_QUEUE. Its exit code settles the delivery: 0 done, 65 (EX_DATAERR)
+never, anything else (such as 75, EX_TEMPFAIL) again later, and dead after --max-attempts; the end
+of what it wrote to standard error becomes the reason. Its lease is extended while it runs. Events
+that come while nobody works wait in the queue, from the first time that it was opened on.
 
-With --lines each delivery is a line {\"event_id\", \"event\", \"attempt\", \"queue\", \"at_ms\"}, and standard
-input settles: {\"ack\": ID}, {\"retry\": ID, \"delay_ms\": N, \"reason\": TEXT}, {\"dead\": ID, \"reason\": TEXT},
-{\"release\": ID}, {\"extend\": ID}. Each is answered, such as {\"acked\": ID} or {\"event_id\": ID, \"error\": TEXT}.
-At the end of the input what is not settled is given back. SIGTERM lets work in hand finish.")]
+With --lines each delivery is a line {\"event_id\", \"event\", \"attempt\", \"queue\", \"at_ms\"}, and
+standard input settles: {\"ack\": ID}, {\"retry\": ID, \"delay_ms\": N, \"reason\": TEXT}, {\"dead\": ID,
+\"reason\": TEXT}, {\"release\": ID}, {\"extend\": ID}. Each is answered, such as {\"acked\": ID} or
+{\"event_id\": ID, \"error\": TEXT}. At the end of the input what is not settled is given back.
+SIGTERM lets work in hand finish.")]
 pub(super) struct Args {
     /// The queue; made if there is none
     #[arg(value_name = "QUEUE")]

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     bus::{Body, BusError, Delivery, Event, Settled, WorkQueue},
-    cmd::{Context, Threads},
+    cmd::{Context, Threads, notify::Notifier},
 };
 
 /// `EX_DATAERR` of `sysexits.h`: the input is wrong and always will be.
@@ -48,6 +48,7 @@ const REASON_BYTES: usize = 500;
 const STDERR_PATIENCE: Duration = Duration::from_millis(500);
 
 pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+    let notifier = Notifier::new(context);
     context.block_on(Threads::PerCore, async {
         with_bus(context, async |bus| {
             let queue = tokio::select! {
@@ -55,6 +56,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
                 () = context.shutdown.cancelled() => return Ok(()),
                 queue = bus.queue(args.spec()) => queue?,
             };
+            notifier.ready(&format!("working off {}", args.spec().name));
             let crew = Crew {
                 queue: &*queue,
                 args,
@@ -182,7 +184,8 @@ impl Crew<'_> {
 
     /// Feeds the child, keeps its lease alive and waits for its end.
     async fn watch(&self, mut child: Child, event: &Event, delivery: &Delivery) -> anyhow::Result<Ended> {
-        let input = serde_json::to_vec(event)?;
+        let mut input = event.to_json();
+        input.push(b'\n');
         let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
         let tail = RefCell::new(Vec::new());
         let feed = async {

@@ -5,6 +5,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use super::Policy;
+
 /// What passed since the supervisor started.
 pub(super) type Time = Duration;
 
@@ -16,21 +18,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const JITTER: f64 = 0.25;
 /// Being asked later than wished by more than this means that the supervisor itself stood still.
 const STALL: Duration = Duration::from_secs(1);
-
-/// How parts are treated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Policy {
-    /// A part must say within this time that it is ready.
-    pub(super) ready: Duration,
-    /// A part must end within this time when it is asked to.
-    pub(super) stop: Duration,
-    /// A part that is ready must say something at least so often.
-    pub(super) watchdog: Duration,
-    /// Restarts within `window` after which a part is broken.
-    pub(super) max_restarts: usize,
-    /// A part that was ready for so long starts again with the shortest wait.
-    pub(super) window: Duration,
-}
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,16 +72,16 @@ pub(super) enum Effect {
 /// What became of a part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Its process starts, after so many restarts.
+    /// Its process was started (if it could be), after so many restarts.
     Started { restarts: u32 },
     /// It does its work, so long after its start.
     Ready { after: Duration },
-    /// It ended although nobody asked it to, and starts again after a wait.
-    Exited { reason: String, retry_in: Duration },
-    /// It failed and does not start again.
-    Failed { reason: String },
-    /// It ended because it was asked to, by us or by somebody else.
-    Stopped { reason: String },
+    /// It ended although nobody asked it to, and starts again after a wait, or not at all.
+    Exited { ending: Ending, reason: String, retry_in: Option<Duration> },
+    /// It is given up.
+    Failed { ending: Ending, reason: String },
+    /// It ended because it was asked to, by us or by somebody else; no process was there where `ending` is `None`.
+    Stopped { ending: Option<Ending>, reason: String },
 }
 
 /// Why everything has ended.
@@ -131,11 +118,10 @@ enum Phase {
 
 /// Why a part ended although nobody asked it to.
 struct Failure {
+    ending: Ending,
     reason: String,
     /// It had done its work for a window or longer.
     was_stable: bool,
-    /// A restart would fail the same way.
-    is_hopeless: bool,
 }
 
 #[derive(Debug)]
@@ -258,65 +244,58 @@ impl Supervisor {
     }
 
     fn bury(&mut self, at: usize, ending: Ending, now: Time, effects: &mut Vec<Effect>) {
-        let stopping = self.stopping.is_some();
+        let Policy { window, stop, .. } = self.policy;
         let Some(part) = self.parts.get_mut(at) else { return };
-        let (was_stable, reason) = match std::mem::replace(&mut part.phase, Phase::Down) {
-            Phase::Ready { .. } | Phase::Leaving { .. } if ending == Ending::Code(0) => {
-                // Somebody stopped this one part in order: that is what they wanted.
-                effects.push(Effect::Tell(at, Change::Stopped { reason: describe(&ending) }));
-                return;
-            }
-            Phase::Stopping { .. } => {
-                effects.push(Effect::Tell(at, Change::Stopped { reason: describe(&ending) }));
-                return;
-            }
-            Phase::Starting { .. } if ending == Ending::Code(0) => {
-                (false, "ended before it was ready".to_owned())
-            }
-            Phase::Starting { .. } => (false, describe(&ending)),
+        let in_order = ending == Ending::Code(0);
+        let (reason, was_stable, was_asked) = match std::mem::replace(&mut part.phase, Phase::Down) {
+            Phase::Starting { .. } if in_order => ("ended before it was ready".to_owned(), false, false),
+            Phase::Starting { .. } => (describe(&ending), false, false),
+            // Somebody stopped this one part, or its work is done: either way that is what was wanted.
+            Phase::Leaving { .. } if in_order => ("was stopped by somebody else".to_owned(), false, true),
+            Phase::Ready { .. } if in_order => ("came to its end in order".to_owned(), false, true),
             Phase::Ready { since, .. } | Phase::Leaving { since, .. } => {
-                (now.saturating_sub(since) >= self.policy.window, describe(&ending))
+                (describe(&ending), now.saturating_sub(since) >= window, false)
             }
-            Phase::Failing { reason, .. } => {
-                if stopping {
-                    effects.push(Effect::Tell(at, Change::Stopped { reason }));
-                    return;
-                }
-                self.fail(at, Failure { reason, was_stable: false, is_hopeless: false }, now, effects);
-                return;
+            Phase::Failing { reason, .. } => (reason, false, false),
+            Phase::Stopping { kill_at: None } => {
+                (format!("did not end within {} s and was killed", stop.as_secs()), false, true)
             }
+            Phase::Stopping { .. } if in_order => ("was asked to stop".to_owned(), false, true),
+            Phase::Stopping { .. } => (format!("was asked to stop and {}", describe(&ending)), false, true),
             before @ (Phase::Waiting | Phase::Pausing { .. } | Phase::Down) => {
                 part.phase = before;
                 return;
             }
         };
-        if stopping {
-            effects.push(Effect::Tell(at, Change::Stopped { reason }));
-            return;
+        if was_asked || self.stopping.is_some() {
+            effects.push(Effect::Tell(at, Change::Stopped { ending: Some(ending), reason }));
+        } else {
+            self.fail(at, Failure { ending, reason, was_stable }, now, effects);
         }
-        // Wrong usage and wrong configuration do not mend themselves.
-        let is_hopeless = matches!(ending, Ending::Code(2 | 78));
-        self.fail(at, Failure { reason, was_stable, is_hopeless }, now, effects);
     }
 
     fn fail(&mut self, at: usize, failure: Failure, now: Time, effects: &mut Vec<Effect>) {
-        let Failure { reason, was_stable, is_hopeless } = failure;
         let Policy { window, max_restarts, .. } = self.policy;
+        let Failure { ending, reason, was_stable } = failure;
         let Some(part) = self.parts.get_mut(at) else { return };
         if was_stable {
             part.in_a_row = 0;
         }
         part.restarts.retain(|restart| now.saturating_sub(*restart) < window);
+        // Wrong usage and wrong configuration do not mend themselves.
+        let is_hopeless = matches!(ending, Ending::Code(2 | 78));
         if is_hopeless || part.restarts.len() >= max_restarts {
-            part.phase = Phase::Down;
-            effects.push(Effect::Tell(at, Change::Failed { reason: reason.clone() }));
+            let (exited, retry_in) = (reason.clone(), None);
+            effects
+                .push(Effect::Tell(at, Change::Exited { ending: ending.clone(), reason: exited, retry_in }));
+            effects.push(Effect::Tell(at, Change::Failed { ending, reason: reason.clone() }));
             self.stopping = Some(Verdict::Broken { part: at, reason });
             return;
         }
         let retry_in = wait(part.in_a_row, self.chance.f64());
         part.in_a_row = part.in_a_row.saturating_add(1);
         part.phase = Phase::Pausing { until: now + retry_in };
-        effects.push(Effect::Tell(at, Change::Exited { reason, retry_in }));
+        effects.push(Effect::Tell(at, Change::Exited { ending, reason, retry_in: Some(retry_in) }));
     }
 
     /// Acts on a deadline that has passed.
@@ -367,8 +346,8 @@ impl Supervisor {
                 }
             }
             part.phase = Phase::Starting { since: now, until: now + self.policy.ready };
-            effects.push(Effect::Tell(at, Change::Started { restarts: part.total }));
             effects.push(Effect::Spawn(at));
+            effects.push(Effect::Tell(at, Change::Started { restarts: part.total }));
             all_before_were_ready &= part.was_ready;
         }
         if self.parts.iter().all(|part| part.phase == Phase::Down) {
@@ -386,7 +365,7 @@ impl Supervisor {
                 Phase::Pausing { .. } => {
                     part.phase = Phase::Down;
                     let reason = "was waiting for its restart".to_owned();
-                    effects.push(Effect::Tell(at, Change::Stopped { reason }));
+                    effects.push(Effect::Tell(at, Change::Stopped { ending: None, reason }));
                 }
                 _ => {}
             }

@@ -7,7 +7,7 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, ExitStatus, Stdio},
     sync::{
         atomic::{AtomicBool, AtomicU32, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, sync_channel},
+        mpsc::{Receiver, sync_channel},
     },
     time::{Duration, Instant},
 };
@@ -188,10 +188,10 @@ impl<'a> Run<'a> {
         let produced = self.events as usize * self.producers.len();
         let rest = || {
             let ledger = self.ledger.lock();
-            produced.saturating_sub(ledger.reported.len().min(ledger.acked.len()))
+            produced - ledger.reported.keys().filter(|name| ledger.is_settled(**name)).count()
         };
         while rest() > 0 && Instant::now() < deadline && !self.is_over() {
-            pause(50);
+            pause(200);
         }
         if rest() > 0 {
             self.wrong(format!("{} of {produced} events are not through in time", rest()));
@@ -307,7 +307,7 @@ impl<'a> Run<'a> {
             let (done, to_ack) = sync_channel(10_000);
             let mut worked = 0;
             std::thread::scope(|scope| {
-                scope.spawn(move || acknowledge(stdin, &to_ack, self.seed ^ u64::from(number)));
+                scope.spawn(move || self.acknowledge(life, stdin, &to_ack));
                 for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                     worked += 1;
                     if let Some(id) = self.note_work(life, &line) {
@@ -364,6 +364,25 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Acknowledges what was done in batches, a few milliseconds after it was handed out, as a busy consumer would.
+    fn acknowledge(&self, life: Life, mut stdin: ChildStdin, done: &Receiver<Uuid>) {
+        let mut rng =
+            fastrand::Rng::with_seed(self.seed ^ u64::from(life.number) << 8 ^ u64::from(life.consumer));
+        while let Ok(first) = done.recv() {
+            pause(rng.u64(0..8));
+            let batch: Vec<Uuid> = std::iter::once(first).chain(done.try_iter()).collect();
+            let mut ledger = self.ledger.lock();
+            for name in batch.iter().filter_map(|id| Name::of(*id, self.seed)) {
+                ledger.ack_sent.entry(name).or_default().push(life);
+            }
+            drop(ledger);
+            let lines: String = batch.iter().map(|id| format!("{}\n", json!({ "ack": id }))).collect();
+            if stdin.write_all(lines.as_bytes()).is_err() {
+                return;
+            }
+        }
+    }
+
     /// Whether a process may have ended so because it found no broker.
     fn could_not_start(&self, status: ExitStatus) -> bool {
         let away = self.may_lack_a_broker && status.code() == Some(69);
@@ -415,29 +434,6 @@ impl Role {
     }
 }
 
-/// Acknowledges what was done in batches, a few milliseconds after it was handed out, as a busy consumer would.
-fn acknowledge(mut stdin: ChildStdin, done: &Receiver<Uuid>, seed: u64) {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    loop {
-        let mut lines = match done.recv() {
-            Ok(id) => json!({ "ack": id }).to_string(),
-            Err(_) => return,
-        };
-        lines.push('\n');
-        pause(rng.u64(0..8));
-        loop {
-            match done.recv_timeout(Duration::ZERO) {
-                Ok(id) => lines += &format!("{}\n", json!({ "ack": id })),
-                Err(RecvTimeoutError::Timeout) => break,
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-        }
-        if stdin.write_all(lines.as_bytes()).is_err() {
-            return;
-        }
-    }
-}
-
 /// The event of this name; always the same.
 pub(crate) fn event(name: Name, seed: u64) -> Value {
     let size = (u64::from(name.n) * 7_919 + u64::from(name.producer)) % 600;
@@ -470,7 +466,7 @@ impl Played {
         let handed: usize = ledger.handed.values().map(Vec::len).sum();
         println!(
             "{:?}: killed {} producers, {} consumers, {} brokers; {} events reported ({:?}), {handed} deliveries \
-             ({} repeats), {} acknowledged, acknowledgements refused {:?}",
+             ({} repeats), {} acknowledged, {} perhaps, refused {:?}",
             self.took,
             self.kills.0,
             self.kills.1,
@@ -479,6 +475,7 @@ impl Played {
             ledger.outcomes,
             ledger.repeats(),
             ledger.acked.len(),
+            ledger.in_doubt(),
             ledger.refusals,
         );
     }

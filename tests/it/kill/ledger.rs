@@ -64,6 +64,8 @@ pub(crate) struct Ledger {
     /// How often each outcome was reported.
     pub(crate) outcomes: BTreeMap<String, usize>,
     pub(crate) handed: HashMap<Name, Vec<Handed>>,
+    /// Who was told to acknowledge it.
+    pub(crate) ack_sent: HashMap<Name, Vec<Life>>,
     /// When the acknowledgement was first reported as durable.
     pub(crate) acked: HashMap<Name, Ms>,
     /// How often acknowledgements were refused, and why.
@@ -80,7 +82,7 @@ impl Ledger {
     /// Everything that breaks a law, in words.
     pub(crate) fn violations(&self, visibility: Ms) -> Vec<String> {
         let mut found = self.wrong.clone();
-        for name in self.reported.keys().filter(|name| !self.acked.contains_key(name)) {
+        for name in self.reported.keys().filter(|name| !self.is_settled(**name)) {
             found
                 .push(format!("{name:?} was reported durable and never acknowledged: {}", self.story(*name)));
         }
@@ -107,6 +109,22 @@ impl Ledger {
         }
         found.sort();
         found
+    }
+
+    /// Whether it was acknowledged, as far as anybody can know: a consumer that was killed while it acknowledged may
+    /// have done so. Then the event either comes again or is done.
+    pub(crate) fn is_settled(&self, name: Name) -> bool {
+        let last = || self.handed.get(&name)?.iter().max_by_key(|handed| handed.at).map(|handed| handed.life);
+        let in_doubt = |life| {
+            self.deaths.contains_key(&life)
+                && self.ack_sent.get(&name).is_some_and(|lives| lives.contains(&life))
+        };
+        self.acked.contains_key(&name) || last().is_some_and(in_doubt)
+    }
+
+    /// Acknowledgements whose outcome died with the consumer.
+    pub(crate) fn in_doubt(&self) -> usize {
+        self.ack_sent.keys().filter(|name| !self.acked.contains_key(name)).count()
     }
 
     /// Whether at-least-once allows the second delivery: whoever had the first one was killed or lost its lease or its
@@ -218,6 +236,10 @@ mod tests {
         let mut ledger = run(&[(50, FIRST)]);
         ledger.acked.clear();
         assert!(ledger.violations(1_000)[0].contains("never acknowledged"));
+        ledger.ack_sent.insert(A, vec![FIRST]);
+        assert_eq!(ledger.violations(1_000).len(), 1, "whoever was to acknowledge it is still alive");
+        ledger.deaths.insert(FIRST, 60);
+        assert_eq!(ledger.violations(1_000), Vec::<String>::new());
         assert!(ledger.order_violations(&[])[0].contains("not on the bus"));
     }
 
