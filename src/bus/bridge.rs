@@ -9,17 +9,18 @@
 
 use std::{
     num::NonZeroU32,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicI64, AtomicU64, Ordering},
     time::Duration,
 };
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
     Body, BusError, Capabilities, Delivery, Event, EventBus, EventStream, Item, Pattern, Position, Publish,
-    Published, QueueSpec, Received, Start, Subscription, WorkQueue, backoff::Backoff,
+    Published, Query, QueueSpec, Received, Start, Subscription, WorkQueue, backoff::Backoff,
 };
 
 /// The most bytes that one step copies; one event always fits.
@@ -27,6 +28,9 @@ const MAX_STEP_BYTES: usize = 4 << 20;
 
 /// Work that the bridge has in hand comes back after this if the bridge hangs.
 const VISIBILITY: Duration = Duration::from_secs(300);
+
+/// How long to wait for more once something is in hand.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// Pauses while either side is away.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
@@ -55,6 +59,8 @@ pub struct Progress {
     gaps: AtomicU64,
     retries: AtomicU64,
     position: AtomicU64,
+    /// Milliseconds since 1970; 0 for never.
+    at: AtomicI64,
 }
 
 /// [`Progress`] at one moment.
@@ -72,6 +78,8 @@ pub struct Copied {
     pub retries: u64,
     /// The source's position up to which all is copied.
     pub position: u64,
+    /// When the source had taken the last event that was copied, to the millisecond; tells how far behind this is.
+    pub at: Option<Timestamp>,
 }
 
 impl Progress {
@@ -86,6 +94,10 @@ impl Progress {
             gaps: of(&self.gaps),
             retries: of(&self.retries),
             position: of(&self.position),
+            at: match self.at.load(Ordering::Relaxed) {
+                0 => None,
+                at => Timestamp::from_millisecond(at).ok(),
+            },
         }
     }
 
@@ -93,8 +105,15 @@ impl Progress {
         count.fetch_add(n, Ordering::Relaxed);
     }
 
+    fn reached(&self, at: Option<Timestamp>) {
+        if let Some(at) = at {
+            self.at.store(at.as_millisecond(), Ordering::Relaxed);
+        }
+    }
+
     fn published(&self, published: &Published) {
-        Self::add(&self.copied, published.accepted);
+        // What waits in the destination's outbox is on its way.
+        Self::add(&self.copied, published.accepted + published.deferred);
         Self::add(&self.duplicates, published.duplicates);
     }
 }
@@ -134,24 +153,22 @@ pub async fn run(
     let mut random = fastrand::Rng::new();
     loop {
         let before = progress.now();
-        let copying = async {
-            match (from.capabilities().history, to.capabilities().cursors, from.capabilities().queues) {
-                (true, true, _) => by_cursor(from, to, options, progress).await,
-                (_, _, true) if options.follow => by_queue(from, to, options, progress, stop).await,
-                _ => Err(BusError::Unsupported {
-                    what: "bridging these two",
-                    bus: name_of(from).await,
-                    instead: "it needs a history here and a cursor there (sqlite, RabbitMQ), or a queue here; to write \
-                              a file use `godctl bus export`"
-                        .to_owned(),
-                }),
-            }
-        };
-        // Cancel safe: by_cursor remembers nothing but the cursor, and by_queue ends by itself.
-        let ended = tokio::select! {
-            biased;
-            () = stop.cancelled(), if from.capabilities().history => return Ok(()),
-            ended = copying => ended,
+        // Each time anew: what a broker can do is known for sure when it is there.
+        let (source, destination) = (from.capabilities(), to.capabilities());
+        let ended = match (source.history && destination.cursors, source.queues && options.follow) {
+            // Cancel safe: nothing is remembered but the cursor.
+            (true, _) => match stop.run_until_cancelled(by_cursor(from, to, options, progress)).await {
+                Some(ended) => ended,
+                None => return Ok(()),
+            },
+            (false, true) => by_queue(from, to, options, progress, stop).await,
+            (false, false) => Err(BusError::Unsupported {
+                what: "bridging these two",
+                bus: name_of(from).await?,
+                instead: "it needs a history here and a cursor there (sqlite, RabbitMQ), or a queue here; to write a \
+                          file use `godctl bus export`"
+                    .to_owned(),
+            }),
         };
         let error = match ended {
             Ok(()) => return Ok(()),
@@ -171,8 +188,8 @@ pub async fn run(
     }
 }
 
-async fn name_of(bus: &dyn EventBus) -> String {
-    bus.stats().await.map(|stats| stats.bus).unwrap_or_default()
+async fn name_of(bus: &dyn EventBus) -> Result<String, BusError> {
+    Ok(bus.stats().await?.bus)
 }
 
 async fn by_cursor(
@@ -181,22 +198,13 @@ async fn by_cursor(
     options: &BridgeOptions,
     progress: &Progress,
 ) -> Result<(), BusError> {
-    let source = name_of(from).await;
+    let source = name_of(from).await?;
     let start = match to.cursor(&options.name).await? {
         None => options.start,
         Some(text) => {
-            let cursor: Cursor = serde_json::from_str(&text).map_err(|error| BusError::Conflict {
-                what: format!("bridge '{}'", options.name),
-                reason: format!("its cursor is unreadable ({error}); use another --name"),
-            })?;
-            if cursor.from != source {
-                return Err(BusError::Conflict {
-                    what: format!("bridge '{}'", options.name),
-                    reason: format!("it copies from {}, not from {source}; use another --name", cursor.from),
-                });
-            }
-            progress.position.store(cursor.after, Ordering::Relaxed);
-            Start::After(Position(cursor.after))
+            let after = continue_after(from, &source, &text, &options.name).await?;
+            progress.position.store(after, Ordering::Relaxed);
+            Start::After(Position(after))
         }
     };
     let subscription = Subscription {
@@ -206,42 +214,66 @@ async fn by_cursor(
         consumer: "bridge",
     };
     let mut stream = from.subscribe(subscription).await?;
-    while let Some(step) = step(&mut *stream, options.batch, progress).await? {
-        let cursor = Cursor { from: source.clone(), after: step.position };
-        let cursor = serde_json::to_string(&cursor).unwrap_or_default();
-        let mut events = step.events;
-        loop {
-            match to.publish_with_cursor(&events, &options.name, &cursor).await {
-                Ok(published) => {
-                    progress.published(&published);
-                    break;
-                }
-                Err(BusError::TooLarge { event_type, size, limit, .. }) => {
-                    let (fit, large): (Vec<_>, Vec<_>) =
-                        events.into_iter().partition(|event| event.to_json().len() <= limit);
-                    // Progress is certain: the destination said that at least one is too large.
-                    if large.is_empty() {
-                        return Err(BusError::Invalid(format!(
-                            "the destination calls {event_type} too large ({size} bytes, {limit} allowed) although it is not"
-                        )));
+    let keep = async |events: &[Event], after: u64| {
+        let cursor = serde_json::to_string(&Cursor { from: source.clone(), after }).unwrap_or_default();
+        let published = to.publish_with_cursor(events, &options.name, &cursor).await?;
+        progress.published(&published);
+        progress.position.store(after, Ordering::Relaxed);
+        Ok(())
+    };
+    while let Some(Step { events, positions, end, at }) = step(&mut *stream, options.batch, progress).await? {
+        match keep(&events, end).await {
+            Ok(()) => {}
+            // One of them is at fault, so each goes alone.
+            Err(BusError::TooLarge { .. } | BusError::Invalid(_) | BusError::Unroutable(_)) => {
+                for (event, position) in events.iter().zip(positions) {
+                    match keep(std::slice::from_ref(event), position).await {
+                        Err(error) if error.is_about_the_event() => {
+                            Progress::add(&progress.skipped, 1);
+                            warn!(id = %event.event_id, %error, "the destination does not take an event; skipped");
+                        }
+                        kept => kept?,
                     }
-                    for event in &large {
-                        warn!(id = %event.event_id, event_type = %event.event_type, limit, "too large for the destination, skipped");
-                    }
-                    Progress::add(&progress.skipped, large.len() as u64);
-                    events = fit;
                 }
-                Err(error) => return Err(error),
+                keep(&[], end).await?;
             }
+            Err(error) => return Err(error),
         }
-        progress.position.store(step.position, Ordering::Relaxed);
+        progress.reached(at);
     }
     Ok(())
 }
 
+/// The position that a cursor tells, if it can be the one of this source.
+async fn continue_after(from: &dyn EventBus, source: &str, text: &str, name: &str) -> Result<u64, BusError> {
+    let conflict = |reason| BusError::Conflict { what: format!("bridge '{name}'"), reason };
+    let cursor: Cursor = serde_json::from_str(text)
+        .map_err(|error| conflict(format!("its cursor is unreadable ({error}); use another name")))?;
+    if cursor.from != source {
+        return Err(conflict(format!("it copies from {}, not from {source}; use another name", cursor.from)));
+    }
+    let newest = Query { patterns: vec![Pattern::all()], before: None, since: None, limit: 1 };
+    let newest = from.page(newest).await?.last().and_then(|newest| newest.position);
+    match newest {
+        // Positions never go down, so this is not the history that was copied.
+        Some(newest) if newest.0 < cursor.after => Err(conflict(format!(
+            "it has copied up to position {} of {source}, whose newest is {newest}; the source was replaced, so use \
+             another name",
+            cursor.after
+        ))),
+        _ => Ok(cursor.after),
+    }
+}
+
+/// What is copied at once.
 struct Step {
     events: Vec<Event>,
-    position: u64,
+    /// The place of each.
+    positions: Vec<u64>,
+    /// The place of the last message, which need not be an event.
+    end: u64,
+    /// When the source took it.
+    at: Option<Timestamp>,
 }
 
 /// What is there now, at least one message, at most `batch`; `None` at the end of the history.
@@ -250,24 +282,27 @@ async fn step(
     batch: usize,
     progress: &Progress,
 ) -> Result<Option<Step>, BusError> {
-    let mut events = Vec::new();
-    let (mut position, mut bytes) = (None, 0);
+    let (mut events, mut positions, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let (mut end, mut at) = (None, None);
     while events.len() < batch.max(1) && bytes < MAX_STEP_BYTES {
-        let next = match position {
+        let next = match end {
             None => stream.next().await?,
             // Something is in hand: take what comes at once, and leave the rest for the next step.
-            Some(_) => match tokio::time::timeout(Duration::from_millis(2), stream.next()).await {
+            Some(_) => match tokio::time::timeout(GATHER, stream.next()).await {
                 Ok(next) => next?,
                 Err(_) => break,
             },
         };
         match next {
             Some(Item::Event(received)) => {
-                position = received.position.map(|position| position.0).or(position);
+                let position = received.position.map(|position| position.0).or(end).unwrap_or_default();
+                end = Some(position);
+                at = received.at.or(at);
                 match received.body {
                     Body::Event(event) => {
                         bytes += event.to_json().len();
                         events.push(event);
+                        positions.push(position);
                     }
                     Body::Unparsed(unparsed) => skip(progress, &unparsed.reason),
                 }
@@ -277,11 +312,11 @@ async fn step(
                 warn!(?missed, reason, "events are missing at the source");
             }
             Some(Item::CaughtUp) => debug!("the history is copied"),
-            None if position.is_none() => return Ok(None),
+            None if end.is_none() => return Ok(None),
             None => break,
         }
     }
-    Ok(position.map(|position| Step { events, position }))
+    Ok(end.map(|end| Step { events, positions, end, at }))
 }
 
 fn skip(progress: &Progress, reason: &str) {
@@ -301,6 +336,8 @@ async fn by_queue(
             visibility: VISIBILITY,
             max_attempts: NonZeroU32::MAX,
             prefetch: u16::try_from(options.batch).unwrap_or(u16::MAX).max(1),
+            // An event under two names is two messages, and both are copied.
+            dedupe: false,
             consumer: format!("bridge {}", options.name),
             ..QueueSpec::new(format!("godctl.bridge.{}", options.name), options.patterns.clone())
         })
@@ -320,7 +357,7 @@ async fn work_off(
     loop {
         let mut taken: Vec<Delivery> = Vec::new();
         while taken.len() < batch.max(1) {
-            let wait = if taken.is_empty() { None } else { Some(Duration::from_millis(2)) };
+            let wait = (!taken.is_empty()).then_some(GATHER);
             let next = async {
                 match wait {
                     None => queue.next().await,
@@ -367,17 +404,19 @@ async fn copy(
             }
         }
     }
+    let at = good.iter().filter_map(|delivery| delivery.received.at).max();
     match to.publish(&events, Publish::default()).await {
         Ok(published) => progress.published(&published),
-        Err(BusError::TooLarge { .. }) if good.len() == 1 => {
+        Err(error) if error.is_about_the_event() && good.len() == 1 => {
             Progress::add(&progress.skipped, 1);
+            warn!(%error, "the destination does not take an event; it is among the dead letters");
             for delivery in good {
-                lost(delivery.lease.dead("too large for the destination").await);
+                lost(delivery.lease.dead(&error.to_string()).await);
             }
             return Ok(());
         }
-        Err(BusError::TooLarge { .. }) => {
-            // One by one, so that only what is too large is left behind.
+        Err(error) if error.is_about_the_event() => {
+            // One by one, so that only what is at fault is left behind.
             let mut left = good.into_iter();
             while let Some(delivery) = left.next() {
                 if let Err((mut rest, error)) = Box::pin(copy(vec![delivery], to, progress)).await {
@@ -389,6 +428,7 @@ async fn copy(
         }
         Err(error) => return Err((good, error)),
     }
+    progress.reached(at);
     for delivery in good {
         lost(delivery.lease.ack().await);
     }
@@ -415,7 +455,7 @@ mod tests {
 
     use super::*;
     use crate::bus::{
-        EventType, Query,
+        EventType,
         event::{Source, Stamp},
         memory::{MemoryBus, MemoryOptions},
         sqlite::{SqliteBus, SqliteOptions},
@@ -496,6 +536,28 @@ mod tests {
         let error = run(&two, &to, &options(false), &progress, &CancellationToken::new()).await.unwrap_err();
         assert!(matches!(error, BusError::Conflict { .. }), "{error}");
         assert!(error.to_string().contains("one.db"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_source_that_was_replaced_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let shutdown = Shutdown::new();
+        let open = async |name: &str| {
+            SqliteBus::open(SqliteOptions::new(dir.path().join(name)), &shutdown).await.unwrap()
+        };
+        let (from, to) = (open("from.db").await, open("to.db").await);
+        let events: Vec<Event> = (0..5).map(|n| event("a.b", n.into())).collect();
+        from.publish(&events, Publish::default()).await.unwrap();
+        assert_eq!(copy_all(&from, &to).await.copied, 5);
+        from.close().await;
+        for file in ["from.db", "from.db-wal", "from.db-shm"] {
+            drop(std::fs::remove_file(dir.path().join(file)));
+        }
+        let from = open("from.db").await;
+        from.publish(&[event("a.b", 9.into())], Publish::default()).await.unwrap();
+        let progress = Progress::default();
+        let error = run(&from, &to, &options(false), &progress, &CancellationToken::new()).await.unwrap_err();
+        assert!(error.to_string().contains("replaced"), "{error}");
     }
 
     #[tokio::test]
@@ -601,16 +663,18 @@ mod tests {
             .map(|n| event("a.b", serde_json::json!({ "text": "x".repeat(if n == 9 { 2000 } else { 1 }) })))
             .collect();
         EventBus::publish(&from, &events, Publish::default()).await.unwrap();
+        let alias = Event { event_type: "a.alias".parse().unwrap(), ..events[0].clone() };
+        EventBus::publish(&from, &[alias], Publish::default()).await.unwrap();
         let options = options(true);
         let (ran, ()) = tokio::join!(run(&from, &to, &options, &progress, &stop), async {
-            while progress.now().copied + progress.now().skipped < 20 {
+            while progress.now().copied + progress.now().skipped < 21 {
                 tokio::task::yield_now().await;
             }
             stop.cancel();
         });
         ran.unwrap();
-        assert_eq!((progress.now().copied, progress.now().skipped), (19, 1));
-        assert_eq!(all(&to).await.len(), 19);
+        assert_eq!((progress.now().copied, progress.now().skipped), (20, 1));
+        assert_eq!(all(&to).await.len(), 20);
         let queue = &from.queues().await.unwrap()[0];
         assert_eq!((queue.ready, queue.leased, queue.dead), (0, Some(0), 1));
     }

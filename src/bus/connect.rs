@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    BusError, Capabilities, Retention, SharedBus, SystemClock,
+    BusError, Capabilities, EventBus as _, Retention, SharedBus, SystemClock,
     amqp::{AmqpBus, AmqpOptions},
     breaker::Policy,
     event::Source,
@@ -91,15 +91,28 @@ fn retention(config: &config::Bus) -> Retention {
     }
 }
 
-/// A RabbitMQ with an outbox in front. It is not connected to before somebody needs it.
-async fn rabbitmq(config: &config::Bus, data_dir: &Path, shutdown: &Shutdown) -> Result<OutboxBus, BusError> {
-    let host = gethostname::gethostname().to_string_lossy().into_owned();
+/// Deletes the exchange of a RabbitMQ, with its history, for whoever made it for a while. Its queues go before.
+///
+/// # Errors
+/// [`BusError::Unreachable`]; [`BusError::Access`].
+pub async fn remove_exchange(config: &config::Bus, shutdown: &Shutdown) -> Result<(), BusError> {
+    let bus = AmqpBus::open(broker(config)?, shutdown).await?;
+    let removed = bus.dismantle().await;
+    bus.close().await;
+    removed
+}
+
+fn host() -> String {
+    gethostname::gethostname().to_string_lossy().into_owned()
+}
+
+/// How to reach the RabbitMQ.
+fn broker(config: &config::Bus) -> Result<AmqpOptions, BusError> {
     let Retention { max_age, max_bytes, .. } = retention(config);
     let password = config
         .read_password()
         .map_err(|error| BusError::Storage { doing: "log in".to_owned(), reason: chain(&error) })?;
-    let file = LocalState::open(&outbox_file(data_dir), Arc::new(SystemClock), shutdown).await?;
-    let options = AmqpOptions {
+    Ok(AmqpOptions {
         username: config.username.clone(),
         password,
         ca_file: config.ca_file.clone(),
@@ -112,10 +125,15 @@ async fn rabbitmq(config: &config::Bus, data_dir: &Path, shutdown: &Shutdown) ->
         publish_timeout: config.publish_timeout(),
         heartbeat: config.heartbeat_s,
         max_event_bytes: config.max_event_bytes as usize,
-        seen: Some(Arc::clone(&file) as _),
-        name: format!("godctl {host}:{}", std::process::id()),
+        name: format!("godctl {}:{}", host(), std::process::id()),
         ..AmqpOptions::new(config.url.clone())
-    };
+    })
+}
+
+/// A RabbitMQ with an outbox in front. It is not connected to before somebody needs it.
+async fn rabbitmq(config: &config::Bus, data_dir: &Path, shutdown: &Shutdown) -> Result<OutboxBus, BusError> {
+    let file = LocalState::open(&outbox_file(data_dir), Arc::new(SystemClock), shutdown).await?;
+    let options = AmqpOptions { seen: Some(Arc::clone(&file) as _), ..broker(config)? };
     let outbox = OutboxOptions {
         max_events: u64::from(config.outbox_max),
         max_bytes: u64::from(config.outbox_max_mb) * 1_000_000,
@@ -123,7 +141,7 @@ async fn rabbitmq(config: &config::Bus, data_dir: &Path, shutdown: &Shutdown) ->
         retry: RETRY,
         flush: FLUSH,
         policy: Policy::default(),
-        source: Source::new(host, "godctl-bus", "service"),
+        source: Source::new(host(), "godctl-bus", "service"),
         clock: Arc::new(SystemClock),
     };
     let broker = RabbitMq { identity: AmqpBus::identity(&options)?, options, shutdown: shutdown.clone() };

@@ -631,6 +631,12 @@ impl BusError {
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Full { .. })
     }
+
+    /// True if the event is at fault: it will never be taken, however often it is published, but others will.
+    #[must_use]
+    pub const fn is_about_the_event(&self) -> bool {
+        matches!(self, Self::TooLarge { .. } | Self::Invalid(_) | Self::Unroutable(_))
+    }
 }
 
 /// A bus that can be handed around.

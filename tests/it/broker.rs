@@ -249,7 +249,9 @@ pub(crate) fn on_a_channel<T>(url: &str, work: impl AsyncFnOnce(Channel) -> T) -
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
-        let result = work(connection.create_channel().await.unwrap()).await;
+        // The last one to be dropped closes it, which must not happen while the connection is closed.
+        let channel = connection.create_channel().await.unwrap();
+        let result = work(channel.clone()).await;
         connection.close(200, "done".into()).await.unwrap();
         result
     })

@@ -3,6 +3,7 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use tokio::sync::{OnceCell, watch};
 
 use super::{
@@ -83,6 +84,25 @@ impl AmqpBus {
         let address = uri::parse(&options.url, options.username.as_deref(), options.password.as_ref())?;
         let Address { host, port, vhost, .. } = address;
         Ok(format!("{host}:{port} {vhost} {}", options.exchange))
+    }
+
+    /// Deletes the exchange, its history and the list of its queues; for whoever made them for a while. The queues
+    /// themselves go with [`EventBus::delete_queue`].
+    ///
+    /// # Errors
+    /// [`BusError::Unreachable`]; [`BusError::Access`].
+    pub async fn dismantle(&self) -> Result<(), BusError> {
+        let live = self.link.live()?;
+        let channel = live.channel().await?;
+        let exchange = self.topology.exchange.clone();
+        let list = short("bus.exchange", &format!("{exchange}.queues"))?;
+        // RabbitMQ takes it for a success if what is to be deleted is not there.
+        for queue in [self.topology.history_queue()?, list] {
+            let what = format!("queue '{queue}'");
+            live.answer(&what, channel.queue_delete(queue, QueueDeleteOptions::default())).await?;
+        }
+        let what = format!("exchange '{exchange}'");
+        live.answer(&what, channel.exchange_delete(exchange, ExchangeDeleteOptions::default())).await
     }
 
     async fn begin(options: AmqpOptions, shutdown: &Shutdown, wait: bool) -> Result<Self, BusError> {

@@ -211,7 +211,7 @@ async fn send(core: &Core, bus: &SharedBus, part: &[Waiting]) -> Result<Result<(
             core.tally.lock().sent += part.iter().filter(|waiting| !waiting.own).count() as u64;
             Ok(Ok(()))
         }
-        (Err(error), [only]) if is_hopeless(&error) => {
+        (Err(error), [only]) if error.is_about_the_event() => {
             error!(bus = core.broker.address(), %error, seq = only.seq, "the broker will never take this event; set aside");
             let dropped = core.table.set_aside(only.seq, error.to_string(), core.options.clock.now()).await?;
             if dropped > 0 {
@@ -222,7 +222,7 @@ async fn send(core: &Core, bus: &SharedBus, part: &[Waiting]) -> Result<Result<(
             Ok(Ok(()))
         }
         // One of them is at fault, so each goes alone.
-        (Err(error), _) if is_hopeless(&error) => {
+        (Err(error), _) if error.is_about_the_event() => {
             debug!(%error, events = part.len(), "a batch was refused; sending its events one by one");
             for one in part {
                 if let Err(error) = Box::pin(send(core, bus, std::slice::from_ref(one))).await? {
@@ -233,11 +233,6 @@ async fn send(core: &Core, bus: &SharedBus, part: &[Waiting]) -> Result<Result<(
         }
         (Err(error), _) => Ok(Err(error)),
     }
-}
-
-/// True if this event will never be taken, however often it is published.
-const fn is_hopeless(error: &BusError) -> bool {
-    matches!(error, BusError::TooLarge { .. } | BusError::Invalid(_) | BusError::Unroutable(_))
 }
 
 /// Says that the outbox is empty again, if it was this process that emptied it. These events wait in turn, but are

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     bench_worker::{Job, Latency, Role},
-    connection::with_bus_at,
+    connection::{Place, drain_deadline, with_bus_at},
     progress,
     table::{Side, table},
 };
@@ -28,6 +28,7 @@ use crate::{
     bus::{BusError, Pattern, QueueSpec, connect},
     cmd::{Context, Exit, Failure, Stdout, Threads},
     config::{self, BusUrl},
+    shutdown::Shutdown,
 };
 
 /// Flags of `godctl bus bench`.
@@ -119,21 +120,28 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
 /// The bus that is measured, and what has to be removed behind it.
 struct Ground {
     config: config::Bus,
+    data_dir: PathBuf,
     /// Goes when this does.
     dir: Option<tempfile::TempDir>,
     /// Keeps what is published to a broker, which drops what nobody is bound to take.
     queue: Option<String>,
-    /// Made for the bench.
-    exchange: bool,
+    /// The exchange was made for the bench.
+    own_exchange: bool,
     types: String,
 }
 
 impl Ground {
     async fn prepare(args: &Args, context: &Context) -> anyhow::Result<Self> {
-        let mut config = context.config.bus.clone();
         let name = format!("godctl.bench.{}", Uuid::now_v7().simple());
-        let mut ground =
-            Self { config: config.clone(), dir: None, queue: None, exchange: false, types: name.clone() };
+        let mut ground = Self {
+            config: context.config.bus.clone(),
+            data_dir: context.paths.data_dir.clone(),
+            dir: None,
+            queue: None,
+            own_exchange: false,
+            types: name.clone(),
+        };
+        let config = &mut ground.config;
         match config.url.scheme() {
             "mem" => {
                 let error = BusError::Unsupported {
@@ -146,24 +154,27 @@ impl Ground {
             _ if args.here => {}
             "sqlite" => {
                 // On the disk of the real one, which decides how long a commit takes.
-                let file = connect::sqlite_file(&config, &context.paths.data_dir);
-                let (dir, path) = beside(&file, "bench.db")?;
-                config.url = address("sqlite", &path)?;
+                let file = connect::sqlite_file(config, &context.paths.data_dir);
+                let (dir, path) = beside(&file)?;
+                config.url = address("sqlite", &path.join("bench.db"))?;
                 ground.dir = Some(dir);
             }
             "file" => {
-                let (dir, path) = beside(Path::new(config.url.path()), "bench.jsonl")?;
-                config.url = address("file", &path)?;
+                let (dir, path) = beside(Path::new(config.url.path()))?;
+                config.url = address("file", &path.join("bench.jsonl"))?;
                 ground.dir = Some(dir);
             }
             _ => {
+                // With an outbox of its own, for a broker that goes away meanwhile.
+                let (dir, path) = beside(&connect::outbox_file(&context.paths.data_dir))?;
+                ground.data_dir = path;
+                ground.dir = Some(dir);
                 config.exchange.clone_from(&name);
-                ground.exchange = true;
+                ground.own_exchange = true;
             }
         }
-        ground.config = config;
         if ground.config.url.is_broker() {
-            with_bus_at(context, &ground.config, async |bus| {
+            with_bus_at(context, ground.place(), async |bus| {
                 let spec = QueueSpec { prefetch: 1, ..QueueSpec::new(name.clone(), vec![ground.pattern()?]) };
                 let queue = bus.queue(spec).await?;
                 queue.drain().await;
@@ -175,13 +186,22 @@ impl Ground {
         Ok(ground)
     }
 
+    fn place(&self) -> Place<'_> {
+        Place { config: &self.config, data_dir: &self.data_dir }
+    }
+
     fn pattern(&self) -> anyhow::Result<Pattern> {
         Ok(format!("{}.#", self.types).parse()?)
     }
 
     async fn clear(self, context: &Context) -> anyhow::Result<()> {
         if let Some(queue) = &self.queue {
-            with_bus_at(context, &self.config, async |bus| Ok(bus.delete_queue(queue).await?)).await?;
+            with_bus_at(context, self.place(), async |bus| Ok(bus.delete_queue(queue).await?)).await?;
+        }
+        if self.own_exchange {
+            let life = Shutdown::new();
+            connect::remove_exchange(&self.config, &life).await?;
+            life.finish(drain_deadline(context)).await?;
         }
         if let Some(dir) = self.dir {
             dir.close()?;
@@ -193,6 +213,7 @@ impl Ground {
         Job {
             url: self.config.url.expose().to_owned(),
             exchange: self.config.exchange.clone(),
+            data_dir: self.data_dir.clone(),
             role,
             types: self.types.clone(),
             count,
@@ -202,14 +223,14 @@ impl Ground {
     }
 }
 
-/// A directory beside a file.
-fn beside(file: &Path, name: &str) -> anyhow::Result<(tempfile::TempDir, PathBuf)> {
+/// A directory beside a file, and its absolute path.
+fn beside(file: &Path) -> anyhow::Result<(tempfile::TempDir, PathBuf)> {
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // The bus itself would make it too.
     std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
     let dir = tempfile::Builder::new().prefix(".bench-").tempdir_in(parent);
     let dir = dir.with_context(|| format!("cannot write to {}", parent.display()))?;
-    let path = std::path::absolute(dir.path())?.join(name);
+    let path = std::path::absolute(dir.path())?;
     Ok((dir, path))
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, BufRead as _, Write as _},
+    path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -10,7 +11,10 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{connection::with_bus_at, envelope};
+use super::{
+    connection::{Place, with_bus_at},
+    envelope,
+};
 use crate::{
     bus::{Event, EventBus, EventType, Item, Publish, Start, Subscription, event::Stamp},
     cmd::{Context, Stdout, Threads},
@@ -23,6 +27,7 @@ pub(super) struct Job {
     /// With user and password.
     pub(super) url: String,
     pub(super) exchange: String,
+    pub(super) data_dir: PathBuf,
     pub(super) role: Role,
     /// What the types of its events begin with.
     pub(super) types: String,
@@ -64,7 +69,8 @@ pub(super) fn run(context: &Context) -> anyhow::Result<()> {
     let url: BusUrl = job.url.parse().map_err(|reason: &str| anyhow::anyhow!("{reason}"))?;
     let config = config::Bus { url, exchange: job.exchange.clone(), ..context.config.bus.clone() };
     context.block_on(Threads::PerCore, async {
-        with_bus_at(context, &config, async |bus| match job.role {
+        let place = Place { config: &config, data_dir: &job.data_dir };
+        with_bus_at(context, place, async |bus| match job.role {
             Role::Listen => listen(&job, &*bus, context).await,
             Role::Publish | Role::Pace => {
                 say("ready")?;

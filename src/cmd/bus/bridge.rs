@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    connection::{other_bus, with_bus_at},
+    connection::{Place, other_bus, with_bus_at},
     progress,
     quantity::{self, Moment},
 };
@@ -91,8 +91,8 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     };
     let notifier = Notifier::new(context);
     let copied = context.block_on(Threads::PerCore, async {
-        with_bus_at(context, &from, async |source| {
-            with_bus_at(context, &to, async |destination| {
+        with_bus_at(context, Place::of(&from, context), async |source| {
+            with_bus_at(context, Place::of(&to, context), async |destination| {
                 let promise = bridge::promise(&source.capabilities(), &destination.capabilities());
                 writeln!(io::stderr(), "from {} to {}: {promise}", from.url, to.url).ok();
                 notifier.clone().ready("copying");

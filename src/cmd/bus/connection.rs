@@ -1,6 +1,6 @@
 //! Opening the bus for one command, closing it behind it, and what its errors mean for the exit code.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::bail;
 use tracing::warn;
@@ -23,7 +23,26 @@ pub(super) async fn with_bus<T>(
     context: &Context,
     work: impl AsyncFnOnce(SharedBus) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    with_bus_at(context, &context.config.bus, work).await
+    with_bus_at(context, Place::configured(context), work).await
+}
+
+/// A bus, and where it keeps what it keeps on this machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) config: &'a config::Bus,
+    pub(super) data_dir: &'a Path,
+}
+
+impl<'a> Place<'a> {
+    /// The one of the configuration.
+    pub(super) fn configured(context: &'a Context) -> Self {
+        Self::of(&context.config.bus, context)
+    }
+
+    /// Another bus of the same user.
+    pub(super) fn of(config: &'a config::Bus, context: &'a Context) -> Self {
+        Self { config, data_dir: &context.paths.data_dir }
+    }
 }
 
 /// As [`with_bus`], with another bus than the configured one.
@@ -32,7 +51,7 @@ pub(super) async fn with_bus<T>(
 /// As [`with_bus`].
 pub(super) async fn with_bus_at<T>(
     context: &Context,
-    config: &config::Bus,
+    place: Place<'_>,
     work: impl AsyncFnOnce(SharedBus) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     // A root of its own: a signal stops the command first, and the bus when the command is done with it.
@@ -40,12 +59,12 @@ pub(super) async fn with_bus_at<T>(
     let bus = tokio::select! {
         biased;
         () = context.shutdown.cancelled() => bail!("interrupted"),
-        bus = connect::connect(config, &context.paths.data_dir, &life) => bus?,
+        bus = connect::connect(place.config, place.data_dir, &life) => bus?,
     };
     let result = work(bus.clone()).await;
     let deadline = drain_deadline(context);
     if tokio::time::timeout(deadline, bus.close()).await.is_err() {
-        warn!(bus = %config.url, "the bus did not close in time");
+        warn!(bus = %place.config.url, "the bus did not close in time");
     }
     drop(bus);
     life.finish(deadline).await?;
@@ -73,13 +92,7 @@ pub(super) fn with_exit_code(error: anyhow::Error) -> anyhow::Error {
         return error;
     }
     let exit = match error.chain().find_map(|cause| cause.downcast_ref::<BusError>()) {
-        Some(BusError::Unreachable { .. }) => Exit::Unavailable,
-        Some(BusError::Access { .. }) => {
-            let error = anyhow::anyhow!(
-                "{error:#}; check bus.username and bus.password (or bus.password_file), and the user's permissions"
-            );
-            return Failure::new(Exit::Unavailable, error).into();
-        }
+        Some(BusError::Unreachable { .. } | BusError::Access { .. }) => Exit::Unavailable,
         Some(BusError::Invalid(_)) => Exit::Usage,
         _ => return error,
     };

@@ -17,7 +17,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{
-    connection::{other_bus, with_bus, with_bus_at},
+    connection::{Place, other_bus, with_bus, with_bus_at},
     feed::{Feed, Tally},
     history::Range,
     line::{Look, json_of},
@@ -124,7 +124,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         with_bus(context, async |bus| match &target {
             None => replay(args, context, &bus, Sink::screen(args, context)).await,
             Some(target) => {
-                with_bus_at(context, target, async |onto| {
+                with_bus_at(context, Place::of(target, context), async |onto| {
                     let feed = Feed::new(onto, context.shutdown.child_token(), None);
                     replay(args, context, &bus, Sink::bus(feed, context)).await
                 })

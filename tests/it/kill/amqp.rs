@@ -160,8 +160,13 @@ fn a_bridge_that_is_killed_neither_loses_nor_repeats() {
 
 /// About as long as the bridge is killed.
 fn publish_slowly(home: &Home, count: u32, seed: u64) {
-    let mut child =
-        home.command("godctl").args(["bus", "publish", "--lines"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut child = home
+        .command("godctl")
+        .args(["bus", "publish", "--lines"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     for n in 0..count {
         writeln!(stdin, "{}", event(Name { producer: 0, n }, seed)).unwrap();
