@@ -339,6 +339,16 @@ impl EventBus for AmqpBus {
 
 #[cfg(test)]
 impl AmqpBus {
+    pub(super) async fn raw_channel(&self) -> lapin::Channel {
+        self.link.live().unwrap().channel().await.unwrap()
+    }
+
+    pub(super) async fn live_stream(&self, consumer: &'static str) -> LiveStream {
+        let patterns = vec![super::super::Pattern::all()];
+        let listen = Listen { patterns, consumer, prefetch: 1, max_event_bytes: 1000 };
+        LiveStream::open(self.consuming().await.unwrap().clone(), listen).await.unwrap()
+    }
+
     /// Publishes bytes that nobody has checked, without any property.
     pub(super) async fn publish_raw(&self, routing_key: &str, raw: &[u8]) {
         let message = Message {

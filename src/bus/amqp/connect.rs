@@ -155,15 +155,15 @@ impl Dial {
         let untrusted =
             |why: &str| BusError::Invalid(format!("the certificate of {bus} is not accepted: {why}"));
         match tls {
-            Some(Tls::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-                untrusted(&match &self.ca_file {
-                    Some(path) => {
-                        format!("neither {} (bus.ca_file) nor the system knows who signed it", path.display())
-                    }
-                    None => "the system does not know who signed it; set bus.ca_file to its authority (PEM)"
-                        .to_owned(),
-                })
-            }
+            Some(Tls::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            )) => untrusted(&match &self.ca_file {
+                Some(path) => {
+                    format!("neither {} (bus.ca_file) nor the system knows who signed it", path.display())
+                }
+                None => "the system does not know who signed it; set bus.ca_file to its authority (PEM)"
+                    .to_owned(),
+            }),
             Some(Tls::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => untrusted(&format!(

@@ -59,6 +59,13 @@ impl Work {
         self.properties.message_id().as_ref().map(lapin::types::ShortString::as_str)
     }
 
+    /// Remembers that this delivery was no attempt, because nobody was given it.
+    pub(super) fn uncounted(&self, queue: &str) {
+        if let Some(id) = self.id() {
+            past::remember(queue, id, self.attempt.saturating_sub(1));
+        }
+    }
+
     /// Puts it back in its place in the queue.
     pub(super) async fn give_back(&self, queue: &str, attempts: u32) {
         if let Some(id) = self.id() {

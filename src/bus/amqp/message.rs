@@ -314,3 +314,112 @@ pub(super) fn cut(text: &str, bytes: usize) -> &str {
 fn short_or_cut(text: &str) -> ShortString {
     ShortString::try_new(cut(text, 255)).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::bus::event::{Source, Stamp};
+
+    fn event() -> Event {
+        let source = Source::new("host", "godctl-test", "manual");
+        Event::new(Stamp::now(), "a.b".parse().unwrap(), source, json!({ "n": 1 }))
+    }
+
+    fn attempt(text: &str) -> Attempt {
+        Attempt { at: Timestamp::UNIX_EPOCH, consumer: text.to_owned(), reason: text.to_owned() }
+    }
+
+    #[test]
+    fn an_event_says_what_it_is_in_its_properties() {
+        let (event, now) = (event(), Timestamp::from_microsecond(1_700_000_000_123_456).unwrap());
+        let message = Message::of_event(&event, &"x".into(), now, 1000).unwrap();
+        let properties = &message.properties;
+        assert_eq!(properties.delivery_mode(), &Some(2));
+        assert_eq!(properties.content_type(), &Some("application/json".into()));
+        assert_eq!(properties.content_encoding(), &Some("utf-8".into()));
+        assert_eq!(properties.message_id(), &Some(event.event_id.to_string().as_str().into()));
+        assert_eq!(properties.timestamp(), &Some(1_700_000_000));
+        assert_eq!(properties.app_id(), &Some("godctl-test".into()));
+        assert_eq!(properties.kind(), &Some("a.b".into()));
+        assert_eq!(message.routing_key, "a.b".into());
+        let back = received("a.b", properties, &message.body, 1000);
+        assert_eq!((back.at, back.body), (Some(now), Body::Event(event)));
+    }
+
+    #[test]
+    fn a_copy_keeps_what_is_the_events_and_nothing_that_is_the_brokers() {
+        let mut headers = FieldTable::default();
+        let string = |text: &str| AMQPValue::LongString(text.into());
+        headers.insert("mine".into(), string("kept"));
+        headers.insert(AT.into(), AMQPValue::LongLongInt(5));
+        for name in ["CC", "BCC", "x-death", "x-first-death-queue", "x-stream-offset", REASON, ERROR, HISTORY]
+        {
+            headers.insert(name.into(), string("old"));
+        }
+        let original = BasicProperties::default()
+            .with_headers(headers)
+            .with_message_id("id".into())
+            .with_priority(3)
+            .with_user_id("other".into())
+            .with_expiration("5".into());
+        let past = Past { attempts: 2, history: vec![attempt("one")], due: None, death: None };
+        let copy = copy(&"q".into(), "q", "a.b", &original, b"body".to_vec(), &past);
+        assert_eq!((copy.exchange.as_str(), copy.routing_key.as_str()), ("", "q"));
+        assert_eq!(copy.properties.message_id(), &Some("id".into()));
+        assert_eq!(copy.properties.priority(), &Some(3));
+        assert_eq!((copy.properties.user_id(), copy.properties.expiration()), (&None, &None));
+        let names: Vec<&str> =
+            copy.properties.headers().as_ref().unwrap().inner().keys().map(ShortString::as_str).collect();
+        assert_eq!(names, ["mine", AT, ATTEMPTS, FIRST_FAILED_AT, HISTORY, KEY]);
+        let headers = Headers::of(&copy.properties);
+        assert_eq!((headers.attempts(), headers.history()), (2, past.history));
+        assert_eq!(received("q", &copy.properties, b"body", 10).routing_key, "a.b");
+    }
+
+    #[test]
+    fn the_headers_of_a_dead_letter_fit_into_a_frame() {
+        // Control characters take six bytes each in JSON.
+        let words = "\u{1}".repeat(100_000);
+        let past = Past {
+            attempts: u32::MAX,
+            history: vec![attempt(&words); MAX_HISTORY * 2],
+            due: Some(Timestamp::MAX),
+            death: Some(Death { class: "rejected", error: words, at: Timestamp::MAX }),
+        };
+        let copy =
+            copy(&"q.dlq".into(), "q", &"k".repeat(255), &BasicProperties::default(), Vec::new(), &past);
+        let headers = copy.properties.headers().as_ref().unwrap();
+        let size: usize = headers
+            .inner()
+            .iter()
+            .map(|(name, value)| name.as_str().len() + text(value).map_or(8, str::len) + 8)
+            .sum();
+        // RabbitMQ's frame_max is 131072 unless it is configured otherwise.
+        assert!(size < 110_000, "{size}");
+        let headers = Headers::of(&copy.properties);
+        assert_eq!(headers.history().len(), MAX_HISTORY);
+        assert_eq!(headers.reason().map(|reason| reason.len()), Some(MAX_ERROR));
+    }
+
+    #[test]
+    fn what_the_broker_dead_lettered_tells_its_first_key_and_the_last_reason() {
+        let string = |text: &str| AMQPValue::LongString(text.into());
+        let death = |key: &str, reason: &str| {
+            let mut death = FieldTable::default();
+            death.insert("routing-keys".into(), AMQPValue::FieldArray(vec![string(key)].into()));
+            death.insert("reason".into(), string(reason));
+            AMQPValue::FieldTable(death)
+        };
+        let mut headers = FieldTable::default();
+        let deaths = vec![death("q", "expired"), death("a.b", "rejected")];
+        headers.insert(DEATHS.into(), AMQPValue::FieldArray(deaths.into()));
+        let properties = BasicProperties::default().with_headers(headers);
+        assert_eq!(received("q.dlq", &properties, b"{}", 10).routing_key, "a.b");
+        assert_eq!(
+            Headers::of(&properties).reason().as_deref(),
+            Some("the broker dead-lettered it: expired")
+        );
+    }
+}

@@ -41,7 +41,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 pub use self::bus::AmqpBus;
 use super::SeenIds;
-use crate::config::{BusUrl, Secret};
+use crate::config::{self, BusUrl, Secret};
 
 /// Where the broker is and how to use it.
 #[derive(Debug, Clone)]
@@ -102,6 +102,28 @@ impl AmqpOptions {
             seen: None,
             name: "godctl".to_owned(),
             known_queues: Vec::new(),
+        }
+    }
+
+    /// What the configuration says. The password is read by the caller, since that may read a file.
+    #[must_use]
+    pub fn from_config(config: &config::Bus, password: Option<Secret>) -> Self {
+        let days = u64::from(config.retention_days);
+        let bytes = u64::from(config.retention_mb) * 1_000_000;
+        Self {
+            username: config.username.clone(),
+            password,
+            ca_file: config.ca_file.clone(),
+            exchange: config.exchange.clone(),
+            history: config.history,
+            history_max_age: (days > 0).then(|| Duration::from_secs(days * 24 * 3600)),
+            history_max_bytes: (bytes > 0).then_some(bytes),
+            prefetch: config.prefetch,
+            connect_timeout: config.connect_timeout(),
+            publish_timeout: config.publish_timeout(),
+            heartbeat: config.heartbeat_s,
+            max_event_bytes: config.max_event_bytes as usize,
+            ..Self::new(config.url.clone())
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Work queues: one task for each consumer fetches messages, counts attempts, skips what is done, and ends leases.
 //!
 //! Fetching begins when somebody first waits for work. At most `prefetch` messages are here beyond what is being worked
-//! on; the limit on the broker follows when more workers wait than it allows for. The task is started through
+//! on; the limit on the broker follows when more workers wait than it allows for. RabbitMQ itself takes work away from a
+//! consumer that has not settled it for half an hour (`consumer_timeout`, 30 minutes unless the broker is configured
+//! otherwise), however often its lease is extended. The task is started through
 //! `Shutdown`; it ends when the queue was drained or dropped and all that was handed out is settled (leases end by
 //! themselves), or when the bus is closed.
 
@@ -120,7 +122,9 @@ async fn run(desk: Arc<Desk>) {
                     debug!(queue = desk.queue(), reason, "lost the consumer");
                     intake = None;
                     // The broker has put back what was fetched through it.
-                    drop(desk.clear());
+                    for (_, work) in desk.clear() {
+                        work.uncounted(desk.queue());
+                    }
                 }
             }
         }

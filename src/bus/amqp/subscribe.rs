@@ -59,6 +59,13 @@ impl LiveStream {
     }
 }
 
+#[cfg(test)]
+impl LiveStream {
+    pub(super) fn queue(&self) -> String {
+        self.open.as_ref().unwrap().consumer.queue().to_string()
+    }
+}
+
 impl Listen {
     async fn tap(&self, link: &Link, live: &Live) -> Result<Tap, BusError> {
         let queue = short("the queue's name", &format!("godctl.{}.{}", self.consumer, Uuid::new_v4()))?;
@@ -111,10 +118,7 @@ impl EventStream for LiveStream {
                 }
             }
             // Each step may be cancelled: a queue that was made in vain goes with its channel.
-            let live = match self.link.up().await {
-                Ok(live) => live,
-                Err(_) => return Ok(None),
-            };
+            let Ok(live) = self.link.up().await else { return Ok(None) };
             match self.listen.tap(&self.link, &live).await {
                 Ok(tap) => self.open = Some(tap),
                 Err(BusError::Closed) => return Ok(None),

@@ -5,10 +5,11 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -63,12 +64,15 @@ impl Bench {
 
     /// Options for the same broker by way of a proxy.
     pub(crate) fn through(&self, proxy: &Proxy) -> AmqpOptions {
+        self.by_way_of("amqp", &proxy.address.to_string())
+    }
+
+    pub(crate) fn by_way_of(&self, scheme: &str, host: &str) -> AmqpOptions {
         let address = uri::parse(&self.url, None, None).unwrap();
         let url = format!(
-            "amqp://{}:{}@{}/{}",
+            "{scheme}://{}:{}@{host}/{}",
             address.username,
             address.password.expose(),
-            proxy.address,
             address.vhost.replace('/', "%2f")
         );
         AmqpOptions { url: BusUrl::try_from(url).unwrap(), ..self.options() }
@@ -80,7 +84,22 @@ impl Bench {
 
     pub(crate) async fn proxy(&self) -> Proxy {
         let address = uri::parse(&self.url, None, None).unwrap();
-        Proxy::start((address.host, address.port), &self.shutdown).await
+        Proxy::start((address.host, address.port), None, &self.shutdown).await
+    }
+
+    /// A proxy that speaks TLS on its near side, with a certificate for this name. Gives that certificate (PEM).
+    pub(crate) async fn tls_proxy(&self, name: &str) -> (Proxy, String) {
+        let certified = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
+        let config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certified.cert.der().clone()], key.into())
+            .unwrap();
+        let address = uri::parse(&self.url, None, None).unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let proxy = Proxy::start((address.host, address.port), Some(acceptor), &self.shutdown).await;
+        (proxy, certified.cert.pem())
     }
 
     /// Deletes the exchange, the history and these queues.
@@ -101,18 +120,21 @@ pub(crate) struct Proxy {
     state: Arc<Mutex<ProxyState>>,
 }
 
+#[derive(Default)]
 struct ProxyState {
     /// Ends the connections that there are.
     cut: CancellationToken,
     /// Take no new ones.
     down: bool,
+    /// Pass these bytes on to the broker, but none of its answers from then on, and cut the connection soon.
+    last_words: Option<Vec<u8>>,
 }
 
 impl Proxy {
-    async fn start(to: (String, u16), shutdown: &Shutdown) -> Self {
+    async fn start(to: (String, u16), tls: Option<TlsAcceptor>, shutdown: &Shutdown) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(Mutex::new(ProxyState { cut: CancellationToken::new(), down: false }));
+        let state = Arc::new(Mutex::new(ProxyState::default()));
         let (shared, spawner, stop) = (Arc::clone(&state), shutdown.clone(), shutdown.child_token());
         shutdown.spawn("proxy", async move {
             loop {
@@ -120,7 +142,7 @@ impl Proxy {
                     () = stop.cancelled() => return,
                     accepted = listener.accept() => accepted,
                 };
-                let Ok((mut near, _)) = accepted else { return };
+                let Ok((near, _)) = accepted else { return };
                 let (cut, down) = {
                     let state = shared.lock();
                     (state.cut.clone(), state.down)
@@ -128,13 +150,22 @@ impl Proxy {
                 if down {
                     continue;
                 }
-                let (to, stop) = (to.clone(), stop.clone());
+                let (to, stop, state, tls) = (to.clone(), stop.clone(), Arc::clone(&shared), tls.clone());
                 spawner.spawn("proxied", async move {
-                    let Ok(mut far) = TcpStream::connect(to).await else { return };
+                    let Ok(far) = TcpStream::connect(to).await else { return };
+                    let passing = async {
+                        match tls {
+                            None => pass(near, far, &state).await,
+                            Some(tls) => match tls.accept(near).await {
+                                Ok(near) => pass(near, far, &state).await,
+                                Err(_refused) => {}
+                            },
+                        }
+                    };
                     tokio::select! {
                         () = stop.cancelled() => {}
                         () = cut.cancelled() => {}
-                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        () = passing => {}
                     }
                 });
             }
@@ -145,7 +176,7 @@ impl Proxy {
     /// Cuts all connections; new ones are taken.
     pub(crate) fn cut(&self) {
         let mut state = self.state.lock();
-        std::mem::replace(&mut state.cut, CancellationToken::new()).cancel();
+        std::mem::take(&mut state.cut).cancel();
     }
 
     /// Cuts all connections and takes no new ones, or takes them again.
@@ -154,6 +185,50 @@ impl Proxy {
         if down {
             self.cut();
         }
+    }
+
+    /// Cuts a connection after it has passed on these bytes, so that nobody knows what came of them.
+    pub(crate) fn swallow_the_answer_to(&self, bytes: &[u8]) {
+        self.state.lock().last_words = Some(bytes.to_vec());
+    }
+}
+
+async fn pass(
+    near: impl AsyncRead + AsyncWrite,
+    far: impl AsyncRead + AsyncWrite,
+    state: &Mutex<ProxyState>,
+) {
+    let (mut near_in, mut near_out) = tokio::io::split(near);
+    let (mut far_in, mut far_out) = tokio::io::split(far);
+    let mute = CancellationToken::new();
+    let there = async {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(count @ 1..) = near_in.read(&mut buffer).await {
+            let last = state.lock().last_words.take_if(|words| {
+                buffer[..count].windows(words.len()).any(|window| window == words.as_slice())
+            });
+            if last.is_some() {
+                mute.cancel();
+            }
+            if far_out.write_all(&buffer[..count]).await.is_err() {
+                return;
+            }
+            if last.is_some() {
+                // Time for the broker to do what it was asked for.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                return;
+            }
+        }
+    };
+    let back = async {
+        tokio::select! {
+            () = mute.cancelled() => std::future::pending().await,
+            _ = tokio::io::copy(&mut far_in, &mut near_out) => {}
+        }
+    };
+    tokio::select! {
+        () = there => {}
+        () = back => {}
     }
 }
 
