@@ -54,6 +54,43 @@ fn an_event_is_published_whole_and_seen_by_others() {
 }
 
 #[test]
+fn a1_a_file_gets_one_line_with_the_strict_envelope() {
+    let desk = Desk::new();
+    let file = desk.home.path().join("o.jsonl");
+    desk.ok(&["publish", "x.y", r#"{"a":1}"#, "--bus", &format!("file://{}", file.display())]);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text.lines().count(), 1);
+    let event: Value = serde_json::from_str(&text).unwrap();
+    event["event_id"].as_str().unwrap().parse::<uuid::Uuid>().unwrap();
+    assert!(event["timestamp"].as_str().unwrap().ends_with('Z'));
+    for field in ["host", "app", "type"] {
+        assert!(event["source"][field].is_string(), "{text}");
+    }
+    assert_eq!(
+        (&event["event_type"], &event["version"], &event["correlation_ids"], &event["payload"]),
+        (&json!("x.y"), &json!("1.0.0"), &json!([]), &json!({ "a": 1 }))
+    );
+    assert!(text.starts_with("{\"event_id\":"), "fields are in the order of the contract");
+}
+
+#[test]
+fn a10_garbage_is_a_row_and_counted() {
+    let desk = Desk::new();
+    let good = r#"{"event_type":"x.y","event_id":"k","payload":{"text":"fine"}}"#;
+    let file = desk.home.write("mixed.jsonl", &format!("not json\n{good}\n\u{1b}[31m\n"));
+    let at = format!("file:{}", file.display());
+    let ran = desk.bus(&["tail", "--no-follow", "--bus", &at]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let rows: Vec<&str> = ran.stdout.lines().collect();
+    assert_eq!(rows.len(), 3, "{ran:?}");
+    assert!(rows[0].contains("unparsed") && rows[0].ends_with("not json"), "{ran:?}");
+    assert!(rows[1].ends_with("fine") && rows[2].ends_with("\\u{1b}[31m"), "{ran:?}");
+    assert_eq!(ran.stderr.trim(), "1 event, 2 unparsed");
+    let json = desk.json(&["tail", "--no-follow", "--bus", &at, "--json"]);
+    assert_eq!(json[0]["unparsed"]["raw"], "not json");
+}
+
+#[test]
 fn a3_other_ids_become_the_same_uuid_each_time() {
     let desk = Desk::new();
     let ids = || {

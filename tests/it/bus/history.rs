@@ -105,3 +105,75 @@ fn what_deletes_asks_first() {
     let stats: Value = serde_json::from_str(&desk.ok(&["stats", "--json"])).unwrap();
     assert_eq!(stats["events"], 0);
 }
+
+#[test]
+fn the_doctor_tells_what_is_wrong_with_a_file_and_leaves_it_alone() {
+    let desk = Desk::new();
+    let doctor = |args: &[&str]| {
+        let ran = desk.bus(&[&["doctor", "--json"], args].concat());
+        let report: Value =
+            serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+        (ran.code, report)
+    };
+    let find = |report: &Value, name: &str| {
+        let checks = report["checks"].as_array().unwrap();
+        checks
+            .iter()
+            .find(|check| check["name"] == name)
+            .cloned()
+            .unwrap_or_else(|| panic!("no {name}: {report}"))
+    };
+    let (code, report) = doctor(&[]);
+    assert_eq!(code, Some(0));
+    assert!(find(&report, "file")["detail"].as_str().unwrap().ends_with("(will be made)"));
+    assert_eq!(desk.home.leftovers(), Vec::<std::path::PathBuf>::new());
+
+    desk.publish("x.y", "{}");
+    let (code, report) = doctor(&[]);
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(find(&report, "integrity")["status"], "ok");
+    assert!(find(&report, "contents")["detail"].as_str().unwrap().starts_with("1 events"), "{report}");
+    assert_eq!(find(&report, "permissions")["status"], "ok");
+
+    let foreign = desk.home.write("diary.db", "dear diary");
+    let (code, report) = doctor(&["--bus", &format!("sqlite:{}", foreign.display())]);
+    assert_eq!((code, &find(&report, "file")["status"]), (Some(1), &"failed".into()));
+    assert_eq!(std::fs::read_to_string(&foreign).unwrap(), "dear diary");
+    let whole = desk.home.godctl(&["doctor", "--json", "-c", "models.offline=true"]);
+    let report: Value = serde_json::from_str(&whole.stdout).unwrap();
+    assert_eq!(find(&report, "event bus")["status"], "ok");
+}
+
+#[test]
+fn a_bridge_goes_on_where_it_stopped() {
+    let desk = Desk::new();
+    for n in 0..3 {
+        desk.publish("x.y", &n.to_string());
+    }
+    let to = format!("sqlite:{}", desk.home.path().join("copy.db").display());
+    let bridge = || desk.ok(&["bridge", "--to", &to, "--no-follow", "--json"]);
+    let copied = |text: String| serde_json::from_str::<Value>(&text).unwrap()["copied"].clone();
+    assert_eq!(copied(bridge()), 3);
+    desk.publish("x.y", "3");
+    assert_eq!(copied(bridge()), 1);
+    assert_eq!(desk.ok(&["export"]), desk.ok(&["export", "--bus", &to]));
+}
+
+#[test]
+fn a_bench_measures_and_cleans_up() {
+    let desk = Desk::new();
+    let args = ["bench", "--json", "--count", "20", "--processes", "2", "--batch", "10"];
+    let report: Value = serde_json::from_str(&desk.ok(&args)).unwrap();
+    assert_eq!(report["publish"].as_array().unwrap().len(), 4, "{report}");
+    assert!(
+        report["publish"].as_array().unwrap().iter().all(|run| run["per_second"].as_f64().unwrap() > 0.0)
+    );
+    assert_eq!(report["latency"]["events"], 20);
+    assert_eq!(desk.ok(&["tail", "--no-follow"]), "");
+    let kept = desk.home.path().join(".local/share/godctl");
+    let kept: Vec<String> = std::fs::read_dir(kept)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(kept.iter().all(|name| name.starts_with("bus.db")), "{kept:?}");
+}

@@ -1,5 +1,7 @@
 //! `godctl bus` from outside: the real binary, on a bus of each test's own.
 
+#[cfg(unix)]
+mod broker;
 mod commands;
 mod history;
 mod work;
@@ -86,6 +88,7 @@ impl Desk {
         let stdin = child.stdin.take();
         let (sender, lines) = sync_channel(10_000);
         let stdout = BufReader::new(child.stdout.take().unwrap());
+        #[allow(clippy::disallowed_methods, reason = "it ends with the child, which ends with the test")]
         std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
                 if sender.send(line).is_err() {
