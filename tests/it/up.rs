@@ -189,8 +189,10 @@ fn parts_start_in_order_and_stop_in_reverse_and_nothing_is_left() {
     assert_eq!(code, Some(78), "{said}");
     assert!(said.contains("command line 2 (bus tail --no-such): unexpected argument"), "{said}");
 
-    let mut up = Up::start(&home, &[], &[PART, "bus tail", PART]);
-    let all = ["asr-serve", "bus-tail", "asr-serve-2"];
+    let copy = home.path().join("copy.db");
+    let bridge = format!("bus bridge --to 'sqlite:{}'", copy.display());
+    let mut up = Up::start(&home, &[], &[PART, "bus tail", &bridge, PART]);
+    let all = ["asr-serve", "bus-tail", "bus-bridge", "asr-serve-2"];
     let pids = all.map(|part| up.ready(part));
     up.expect("all parts are ready", "");
     up.signal(Signal::TERM);
@@ -198,14 +200,14 @@ fn parts_start_in_order_and_stop_in_reverse_and_nothing_is_left() {
     assert_eq!((code, said.as_str()), (Some(0), ""));
     assert_eq!(up.about("a part was started"), all);
     assert_eq!(up.about("a part is ready"), all);
-    assert_eq!(up.about("a part has stopped"), ["asr-serve-2", "bus-tail", "asr-serve"]);
+    assert_eq!(up.about("a part has stopped"), ["asr-serve-2", "bus-bridge", "bus-tail", "asr-serve"]);
     // The next part starts when the one before is ready.
     let started_or_ready = |line: &&Value| {
         ["a part was started", "a part is ready"].contains(&line["message"].as_str().unwrap_or_default())
     };
     let order: Vec<&str> =
         up.seen.iter().filter(started_or_ready).filter_map(|line| line["part"].as_str()).collect();
-    assert_eq!(order, ["asr-serve", "asr-serve", "bus-tail", "bus-tail", "asr-serve-2", "asr-serve-2"]);
+    assert_eq!(order, all.map(|part| [part; 2]).concat());
     assert!(pids.into_iter().all(has_ended));
     assert_eq!(std::fs::read_dir(home.path().join("t")).unwrap().count(), 0, "sockets are left");
     // What they write comes behind their names.
@@ -215,7 +217,8 @@ fn parts_start_in_order_and_stop_in_reverse_and_nothing_is_left() {
 
     let started =
         all.map(|part| [format!("up.part.started {part}"), format!("up.part.ready {part}")]).concat();
-    let stopped = ["asr-serve-2", "bus-tail", "asr-serve"].map(|part| format!("up.part.stopped {part}"));
+    let stopped =
+        ["asr-serve-2", "bus-bridge", "bus-tail", "asr-serve"].map(|part| format!("up.part.stopped {part}"));
     assert_eq!(events(&home), [started, stopped.to_vec()].concat());
 }
 

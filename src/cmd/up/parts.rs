@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The subcommands that run until they are told to stop and say when they are ready; only these can be supervised.
-const SERVICES: &[&[&str]] = &[&["asr-serve"], &["bus", "work"], &["bus", "tail"]];
+const SERVICES: &[&[&str]] = &[&["asr-serve"], &["bus", "bridge"], &["bus", "work"], &["bus", "tail"]];
 
 /// One part.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use anyhow::{Context as _, anyhow};
 use parking_lot::Mutex;
 use rustix::process::Signal;
 use tokio::sync::mpsc;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     Policy,
@@ -159,7 +159,8 @@ impl Runner<'_> {
                 // The sender lives in `self`, so there is always a report or a wait.
                 Some(report) = heard.recv() => match report {
                     Report::Input(input) => return input,
-                    Report::Status { part, status } => info!(part = self.name(part), status, "a part said"),
+                    // Some count aloud.
+                    Report::Status { part, status } => debug!(part = self.name(part), status, "a part said"),
                 },
                 () = &mut until => return Input::Tick,
             }
