@@ -28,5 +28,6 @@ mod server;
 mod soak;
 mod support;
 mod transcribe;
+mod voice;
 mod wav;
 mod whisper;

@@ -31,4 +31,5 @@ mod work;
 mod work_command;
 mod work_lines;
 
+pub(super) use connection::with_exit_code;
 pub(super) use command::{Args, DevArgs, run, run_dev};
