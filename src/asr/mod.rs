@@ -17,6 +17,7 @@ pub mod model;
 pub mod protocols;
 pub mod server;
 pub mod stream;
+pub mod tap;
 pub mod tokenizer;
 pub mod weights;
 pub mod wer;

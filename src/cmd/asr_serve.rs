@@ -6,6 +6,7 @@ use super::{
     Context, Stdout, Threads,
     engine::{self, ModelArgs},
     notify::Notifier,
+    publish::{Publisher, Voice},
 };
 use crate::{
     asr::server::{self, ServerOptions},
@@ -23,7 +24,10 @@ Examples:
 
 Clients of WhisperLiveKit connect to ws://HOST:PORT/asr unchanged. They may add to the URL:
 language, task, prompt, hotwords, words=true. SIGTERM lets sessions finish what they have heard,
-then ends the server.")]
+then ends the server.
+
+Each finished utterance is published on the bus as voice.transcription.completed; a bus that is
+away stops no session. Watch with: godctl bus tail --bind 'voice.#'")]
 pub(super) struct Args {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT")]
@@ -31,6 +35,9 @@ pub(super) struct Args {
     /// Streams transcribed at once; one more is refused
     #[arg(long, value_name = "N")]
     max_sessions: Option<NonZeroU32>,
+    /// Keep what is heard off the event bus
+    #[arg(long)]
+    no_publish: bool,
     #[command(flatten)]
     model: ModelArgs,
 }
@@ -44,6 +51,7 @@ impl Args {
             "asr.max_sessions",
             self.max_sessions.as_ref(),
         );
+        overrides.set("--no-publish", "asr.publish", self.no_publish.then_some(&false));
         overrides
     }
 }
@@ -75,7 +83,15 @@ pub(super) fn run(context: &Context) -> anyhow::Result<()> {
                 Err(error) => stop.fail("asr-engine", error.to_string()),
             }
         });
-        Ok(server::serve(listener, engine, options(config), shutdown).await?)
+        let voice = || Voice::new(&config.bus, "service", &[]);
+        let publisher = config.asr.publish.then(|| Publisher::start(context, voice()));
+        let tap = publisher.as_ref().map(|publisher| publisher.tap().clone());
+        let served =
+            server::serve(listener, engine, ServerOptions { tap, ..options(config) }, shutdown).await;
+        if let Some(publisher) = publisher {
+            publisher.finish(config.shutdown.deadline().mul_f32(0.2)).await.tell().await;
+        }
+        Ok(served?)
     })
 }
 

@@ -16,6 +16,7 @@ mod findings;
 pub mod models;
 mod notify;
 mod probe;
+mod publish;
 mod transcribe;
 mod up;
 mod version;

@@ -153,6 +153,8 @@ pub struct Asr {
     pub agreement: Option<u32>,
     /// Beams kept by beam search; 1 is greedy.
     pub beam_size: u32,
+    /// Publish what `asr-serve` and `demo` hear on the bus.
+    pub publish: bool,
 }
 
 impl Default for Asr {
@@ -168,6 +170,7 @@ impl Default for Asr {
             hop_ms: None,
             agreement: None,
             beam_size: 1,
+            publish: true,
         }
     }
 }
@@ -403,6 +406,11 @@ impl Config {
         )?;
         rule(bus.outbox_max > 0, "bus.outbox_max", "want 1 or more; a broker is always away at some time")?;
         rule(bus.outbox_max_mb > 0, "bus.outbox_max_mb", "want 1 or more")?;
+        rule(
+            bus.voice_alias.len() <= 255 && !bus.voice_alias.contains(char::is_control),
+            "bus.voice_alias",
+            "an event type has at most 255 bytes and no control characters; \"\" means none",
+        )?;
 
         up.validate()?;
 

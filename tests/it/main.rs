@@ -30,5 +30,6 @@ mod support;
 mod transcribe;
 #[cfg(unix)]
 mod up;
+mod voice;
 mod wav;
 mod whisper;

@@ -9,6 +9,7 @@ use godctl::{
         engine::Engine,
         protocols::native::{Config, Line, ServerMessage, StateUpdate, Status, Tagged},
         server::{self, ServerError, ServerOptions},
+        tap::Tap,
     },
     shutdown::Shutdown,
 };
@@ -489,6 +490,30 @@ async fn a_message_beyond_the_limit_is_refused_in_an_orderly_way() {
     let mut session = server.connect("").await;
     session.sender.bytes(pcm(&spoken(&[10]))).await.unwrap();
     assert_eq!(texts(&session.finish().await), ["w10"]);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tap_gets_the_utterances_of_all_sessions_and_holds_none_up() {
+    let (tap, mut utterances) = Tap::new(3);
+    let options = ServerOptions { tap: Some(tap.clone()), ..ServerOptions::default() };
+    let server = Server::ready(2, Model::Willing, options).await;
+    let mut ids = Vec::new();
+    for levels in [&[10, 20], &[30, 40]] {
+        let mut session = server.connect("").await;
+        ids.push(session.config.as_ref().unwrap().session.clone());
+        for level in levels {
+            say(&mut session.sender, &spoken(&[*level]), 1_600).await;
+        }
+        session.finish().await;
+    }
+    let mut heard = Vec::new();
+    while let Ok(spoken) = utterances.try_recv() {
+        heard.push((spoken.session, spoken.utterance.index, spoken.utterance.text));
+    }
+    let expected = |session: usize, index, text: &str| (ids[session].clone(), index, text.to_owned());
+    assert_eq!(heard, [expected(0, 0, "w10"), expected(0, 1, "w20"), expected(1, 0, "w30")]);
+    assert_eq!(tap.lost(), 1, "the fourth found it full");
     server.stop().await.unwrap();
 }
 

@@ -25,7 +25,7 @@ pub use listen::{bind, serve};
 
 use std::time::Duration;
 
-use super::{DecodeOptions, stream::Tuning};
+use super::{DecodeOptions, stream::Tuning, tap::Tap};
 
 /// How sessions are served.
 #[derive(Debug, Clone)]
@@ -50,6 +50,8 @@ pub struct ServerOptions {
     pub linger: Duration,
     /// How long a stop waits for sessions to finish.
     pub drain: Duration,
+    /// Where the finished utterances of all sessions go besides to their clients.
+    pub tap: Option<Tap>,
 }
 
 impl Default for ServerOptions {
@@ -65,6 +67,7 @@ impl Default for ServerOptions {
             send_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(10),
             drain: Duration::from_secs(10),
+            tap: None,
         }
     }
 }

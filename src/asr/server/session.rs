@@ -144,7 +144,7 @@ impl Session {
             () = app.cut.cancelled() => Over::going_away(),
             over = read(&app, &mut source, intake, &board, &replies) => over,
             over = write(&app, &mut sink, &config, &board, queue) => over,
-            over = listen(output, &board, &replies) => over,
+            over = listen(&app, &config, output, &board, &replies) => over,
         };
         let (audio_s, lines) = (board.received_s(), board.line_count());
         let ended = match &over {
@@ -285,7 +285,13 @@ async fn control(intake: &mut Option<Intake>, text: &str, board: &Board) -> Resu
 }
 
 /// Takes the engine's events into the transcript; ends only when the engine did.
-async fn listen(mut output: StreamOutput, board: &Board, replies: &mpsc::Sender<Reply>) -> Over {
+async fn listen(
+    app: &App,
+    config: &Config,
+    mut output: StreamOutput,
+    board: &Board,
+    replies: &mpsc::Sender<Reply>,
+) -> Over {
     while let Some(event) = output.next().await {
         board.apply(&event);
         // `write` holds the other end for as long as this runs.
@@ -295,8 +301,12 @@ async fn listen(mut output: StreamOutput, board: &Board, replies: &mpsc::Sender<
                 drop(replies.send(Reply::Ended).await);
                 std::future::pending::<Infallible>().await;
             }
+            StreamEvent::UtteranceEnded(utterance) => {
+                if let Some(tap) = &app.options.tap {
+                    tap.offer(&config.session, &config.model, &utterance);
+                }
+            }
             StreamEvent::Hypothesis { .. }
-            | StreamEvent::UtteranceEnded(_)
             | StreamEvent::Failed { .. }
             | StreamEvent::SpeechStarted { .. } => {}
         }

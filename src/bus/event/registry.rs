@@ -17,7 +17,10 @@ use super::{
     read,
 };
 
-/// The second name of transcriptions, which Bloodbank's other producers and consumers use.
+/// The name of transcriptions.
+pub const VOICE: &str = VoiceTranscription::TYPE;
+
+/// Their second name, which Bloodbank's other producers and consumers use.
 pub const VOICE_ALIAS: &str = "transcription.voice.completed";
 
 /// The JSON Schema of the envelope.
@@ -47,12 +50,12 @@ macro_rules! info {
     };
 }
 
-const VOICE: TypeInfo =
+const VOICE_INFO: TypeInfo =
     info!(VoiceTranscription, "voice.transcription.completed", "An utterance was transcribed");
 
 static KNOWN: [TypeInfo; 12] = [
-    VOICE,
-    TypeInfo { name: VOICE_ALIAS, ..VOICE },
+    VOICE_INFO,
+    TypeInfo { name: VOICE_ALIAS, ..VOICE_INFO },
     info!(AgentPrompt, "agent.prompt", "Work for an agent"),
     info!(CircuitOpened, "bus.circuit.opened", "A broker is away; events go to the outbox"),
     info!(CircuitClosed, "bus.circuit.closed", "A broker is back"),

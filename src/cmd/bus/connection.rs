@@ -87,7 +87,7 @@ pub(super) fn drain_deadline(context: &Context) -> Duration {
 }
 
 /// Gives an error its exit code.
-pub(super) fn with_exit_code(error: anyhow::Error) -> anyhow::Error {
+pub(in crate::cmd) fn with_exit_code(error: anyhow::Error) -> anyhow::Error {
     if error.chain().any(|cause| cause.is::<Failure>()) {
         return error;
     }

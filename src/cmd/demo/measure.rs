@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::recordings::Recording;
+use super::{events::Left, recordings::Recording};
 use crate::asr::{
     ModelInfo,
     engine::EngineStats,
@@ -148,6 +148,7 @@ impl<'a> Watch<'a> {
             parameters: model.parameters,
             device: model.device.clone(),
             recordings,
+            events: None,
         }
     }
 }
@@ -200,6 +201,8 @@ pub(super) struct Summary {
     pub(super) device: String,
     /// Each recording by itself.
     pub(super) recordings: Vec<Heard>,
+    /// What was left on the event bus; null where nothing was to be.
+    pub(super) events: Option<Left>,
 }
 
 /// One recording's result.

@@ -7,9 +7,11 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use jiff::tz::TimeZone;
 
 use super::{
     Args,
+    events::Stage,
     measure::{Sent, Summary, Watch},
     recordings::{self, Recording},
     screen::{self, Captions},
@@ -52,11 +54,13 @@ async fn play(args: &Args, context: &Context) -> anyhow::Result<()> {
     config.asr.language = None;
     let engine = engine::start(&config, &context.paths, &context.shutdown)?;
 
+    let stage = Stage::open(context).await;
+    let options = ServerOptions { tap: stage.as_ref().and_then(Stage::tap), ..ServerOptions::default() };
     let listener = server::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let (serving, shutdown) = (engine.clone(), context.shutdown.clone());
     context.shutdown.spawn_critical("asr-server", async move {
-        server::serve(listener, serving, ServerOptions::default(), &shutdown).await
+        server::serve(listener, serving, options, &shutdown).await
     });
     let model = engine.ready().await?;
     announce(args, &model, &recordings)?;
@@ -65,11 +69,16 @@ async fn play(args: &Args, context: &Context) -> anyhow::Result<()> {
     let mut watch = Watch::new(&recordings);
     let captions = Captions::new(Stdout::lock(), context.terminal.stdout, &recordings);
     let sending = send(sender, recordings::soundtrack(&recordings), args);
-    let ((sender, sent), ()) = tokio::try_join!(sending, receive(&mut receiver, &mut watch, captions))?;
+    let ((sender, sent), session) = tokio::try_join!(sending, receive(&mut receiver, &mut watch, captions))?;
     sender.close().await?;
 
     let sent = (!args.fast).then_some(&sent);
-    let summary = Summary { rss_mb: peak_memory_mb(), ..watch.summary(sent, &model, &engine.stats()) };
+    let events = match stage {
+        Some(stage) => Some(stage.finish(&session).await),
+        None => None,
+    };
+    let summary =
+        Summary { rss_mb: peak_memory_mb(), events, ..watch.summary(sent, &model, &engine.stats()) };
     report(args, &summary, &engine)
 }
 
@@ -98,11 +107,13 @@ async fn send(mut sender: Sender, soundtrack: Vec<f32>, args: &Args) -> anyhow::
     Ok((sender, sent))
 }
 
+/// Shows what comes until everything was said; gives the session's id.
 async fn receive(
     receiver: &mut Receiver,
     watch: &mut Watch<'_>,
     mut captions: Captions<'_, Stdout>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<String> {
+    let mut session = String::new();
     loop {
         let message = receiver.next().await?.context("the server ended the session early")?;
         match message {
@@ -114,15 +125,19 @@ async fn receive(
                 captions.show(&watch.captions())?;
             }
             ServerMessage::Tagged(Tagged::Error { error, .. }) => bail!("the server reports: {error}"),
-            ServerMessage::Tagged(Tagged::ReadyToStop) => return Ok(captions.finish(&watch.captions())?),
-            ServerMessage::Tagged(Tagged::Config(_) | Tagged::Marker { .. }) => {}
+            ServerMessage::Tagged(Tagged::ReadyToStop) => {
+                captions.finish(&watch.captions())?;
+                return Ok(session);
+            }
+            ServerMessage::Tagged(Tagged::Config(config)) => session = config.session,
+            ServerMessage::Tagged(Tagged::Marker { .. }) => {}
         }
     }
 }
 
 fn report(args: &Args, summary: &Summary, engine: &Engine) -> anyhow::Result<()> {
     let mut stdout = Stdout::lock();
-    screen::print(&mut stdout, summary)?;
+    screen::print(&mut stdout, summary, &TimeZone::system())?;
     if args.json {
         writeln!(stdout, "{}", serde_json::to_string(summary)?)?;
     }

@@ -2,7 +2,10 @@
 
 use std::io::{self, Write};
 
+use jiff::tz::TimeZone;
+
 use super::{
+    events::Left,
     measure::{Caption, Summary},
     recordings::Recording,
 };
@@ -64,8 +67,8 @@ impl<'a, W: Write> Captions<'a, W> {
     }
 }
 
-/// The summary for people.
-pub(super) fn print(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
+/// The summary for people, with times on the clock of `zone`.
+pub(super) fn print(out: &mut impl Write, summary: &Summary, zone: &TimeZone) -> io::Result<()> {
     let percent = |rate: f64| format!("{:.1} %", rate * 100.0);
     writeln!(out, "\n{:<8}{:<22}{:>6}{:>8}{:>9}", "", "voice", "words", "errors", "WER")?;
     for heard in &summary.recordings {
@@ -95,13 +98,34 @@ pub(super) fn print(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
     if let Some(memory) = summary.rss_mb {
         writeln!(out, "memory            {memory} MB at most")?;
     }
+    if let Some(left) = &summary.events {
+        print_events(out, left, zone)?;
+    }
     out.flush()
+}
+
+fn print_events(out: &mut impl Write, left: &Left, zone: &TimeZone) -> io::Result<()> {
+    match &left.error {
+        None => writeln!(out, "events            {} on the bus, {}\n", left.read_back, left.bus)?,
+        Some(error) => {
+            writeln!(out, "events            {} on the bus, {} ({error})\n", left.read_back, left.bus)?;
+        }
+    }
+    for seen in &left.events {
+        let time = seen.at.to_zoned(zone.clone()).strftime("%H:%M:%S").to_string();
+        // Quoted, with what a terminal would obey escaped.
+        writeln!(out, "{time}  {}  {:?}", seen.event_type, seen.text)?;
+    }
+    if left.has_history && !left.events.is_empty() {
+        writeln!(out, "\nthe same again: godctl bus tail --since 5m")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::asr::wer::WordErrors;
+    use crate::{asr::wer::WordErrors, cmd::demo::events::Seen};
 
     fn recordings() -> Vec<Recording> {
         let recording = |name, start| Recording { name, voice: "v", text: "", start, samples: Vec::new() };
@@ -163,12 +187,33 @@ mod tests {
             parameters: 3_512_000,
             device: "cpu".to_owned(),
             recordings: vec![heard("demo1"), heard("demo2")],
+            events: Some(Left {
+                bus: "sqlite:".to_owned(),
+                published: 1,
+                read_back: 1,
+                error: None,
+                events: vec![Seen {
+                    at: "2026-11-21T09:00:00Z".parse().unwrap(),
+                    event_type: "voice.transcription.completed".to_owned(),
+                    text: "open the door".to_owned(),
+                }],
+                has_history: true,
+            }),
         };
         let mut out = Vec::new();
-        print(&mut out, &summary).unwrap();
+        print(&mut out, &summary, &TimeZone::UTC).unwrap();
+        let broken = Left {
+            error: Some("cannot reach amqp://***@host: connection refused".to_owned()),
+            bus: "amqp://***@host".to_owned(),
+            published: 0,
+            read_back: 0,
+            events: Vec::new(),
+            has_history: false,
+        };
+        summary.events = Some(broken);
         (summary.commit_ms_p50, summary.commit_ms_p95, summary.first_word_ms_p50, summary.rss_mb) =
             (None, None, None, None);
-        print(&mut out, &summary).unwrap();
+        print(&mut out, &summary, &TimeZone::UTC).unwrap();
         writeln!(out, "\n{}", serde_json::to_string(&summary).unwrap()).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap());
     }

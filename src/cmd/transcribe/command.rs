@@ -10,10 +10,12 @@ use crate::{
         captions::{Detail, Format},
         engine::StreamOptions,
         stream::Samples,
+        tap::Tap,
     },
     cmd::{
-        Context, Exit, Failure,
+        self, Context, Exit, Failure,
         engine::{self, ModelArgs},
+        publish,
     },
     config::Overrides,
 };
@@ -26,6 +28,7 @@ Examples:
   godctl transcribe --mic                                 live captions from the microphone
   godctl transcribe --mic --input usb                     from the first input whose name has \"usb\" in it
   godctl transcribe --input file:talk.wav                 a recording at the pace of the clock, as if spoken now
+  godctl transcribe --mic --publish                       each utterance as an event on the bus, too
 
 It reads WAV, AIFF, CAF, FLAC, MP3, AAC, M4A/MP4, Ogg (Opus, Vorbis, FLAC) and WebM/Matroska at any rate.
 A file that can't be read fails alone; the others go on, and the exit code is 1.";
@@ -66,6 +69,9 @@ pub(crate) struct Args {
     /// Times for each word, in the formats that have them
     #[arg(long)]
     pub(super) words: bool,
+    /// Publish each utterance on the event bus; fails if one can't be
+    #[arg(long)]
+    pub(super) publish: bool,
     /// Write a file for each recording and format here, instead of to standard output
     #[arg(long, value_name = "DIR")]
     pub(super) output_dir: Option<PathBuf>,
@@ -115,6 +121,28 @@ impl Args {
 
     pub(super) const fn detail(&self) -> Detail {
         if self.words { Detail::Words } else { Detail::Captions }
+    }
+}
+
+/// Runs the work with the tap of a publisher, if there is to be one, and waits until everything is published.
+pub(super) async fn published(
+    args: &Args,
+    context: &Context,
+    work: impl AsyncFnOnce(Option<&Tap>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    if !args.publish {
+        return work(None).await;
+    }
+    let publisher = publish::strictly(context).await?;
+    let worked = work(Some(publisher.tap())).await;
+    let settled = publish::settle(publisher, context).await;
+    match (worked, settled) {
+        (Ok(()), settled) => settled,
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(unpublished)) => {
+            cmd::complain(&unpublished);
+            Err(error)
+        }
     }
 }
 

@@ -13,13 +13,18 @@ use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 use tracing::warn;
+use uuid::Uuid;
 
-use super::{command::Args, output::Output};
+use super::{
+    command::{self, Args},
+    output::Output,
+};
 use crate::{
     asr::{
         captions::Transcript,
         engine::{Engine, Stream, StreamOptions},
         stream::{StreamEvent, Utterance, seconds},
+        tap::Tap,
     },
     audio::{AudioError, AudioSource, AudioStats, decode::Decoder},
     cmd::{self, Context, Exit, Failure, Threads},
@@ -40,25 +45,28 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         let info = engine.ready().await?;
         let mut options = args.stream_options(context);
         options.tuning.hop = args.policy.hop(info.window_s).or(options.tuning.hop);
-        let mut failed = 0;
-        for recording in &recordings {
-            let result = transcribe(recording, &engine, &options, context, &output).await;
-            if context.shutdown.is_cancelled() {
-                bail!("interrupted at {}", recording.display());
-            }
-            if let Err(error) = result {
-                if recordings.len() == 1 || cmd::is_stdout_closed(&error) {
-                    return Err(error);
+        command::published(args, context, async |tap| {
+            let mut failed = 0;
+            for recording in &recordings {
+                let result = transcribe(recording, &engine, &options, context, &output, tap).await;
+                if context.shutdown.is_cancelled() {
+                    bail!("interrupted at {}", recording.display());
                 }
-                failed += 1;
-                cmd::complain(&error);
+                if let Err(error) = result {
+                    if recordings.len() == 1 || cmd::is_stdout_closed(&error) {
+                        return Err(error);
+                    }
+                    failed += 1;
+                    cmd::complain(&error);
+                }
             }
-        }
-        if failed > 0 {
-            cmd::complain(&anyhow::anyhow!("{failed} of {} recordings failed", recordings.len()));
-            return Err(Failure::reported(Exit::Failed).into());
-        }
-        Ok(())
+            if failed > 0 {
+                cmd::complain(&anyhow::anyhow!("{failed} of {} recordings failed", recordings.len()));
+                return Err(Failure::reported(Exit::Failed).into());
+            }
+            Ok(())
+        })
+        .await
     })
 }
 
@@ -68,6 +76,7 @@ async fn transcribe(
     options: &StreamOptions,
     context: &Context,
     output: &Output,
+    tap: Option<&Tap>,
 ) -> anyhow::Result<()> {
     let name =
         if recording == Path::new(STDIN) { "standard input".into() } else { recording.to_string_lossy() };
@@ -98,7 +107,11 @@ async fn transcribe(
     };
     let listening = async {
         let mut heard = Heard::default();
+        let session = Uuid::now_v7().to_string();
         while let Some(event) = events.next().await {
+            if let (Some(tap), StreamEvent::UtteranceEnded(utterance)) = (tap, &event) {
+                tap.put(&session, &model.name, utterance).await;
+            }
             heard.take(event);
         }
         heard

@@ -10,13 +10,15 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use tracing::warn;
+use uuid::Uuid;
 
-use super::command::Args;
+use super::command::{self, Args};
 use crate::{
     asr::{
         captions::{self, Detail, Format, Transcript},
         engine::{Stream as AsrStream, StreamInput, StreamOutput},
         stream::{StreamEvent, Utterance, join},
+        tap::Tap,
     },
     audio::{
         SAMPLE_RATE_HZ,
@@ -73,19 +75,23 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     context.block_on(Threads::PerCore, async {
         let engine = cmd::engine::start(&context.config, &context.paths, &context.shutdown)?;
         engine.ready().await?;
-        let AsrStream { input, output, model } = engine.open(args.stream_options(context))?;
-        // Opened last, so that no word is spoken into a program that does not listen yet.
-        let capture = tokio::select! {
-            biased;
-            () = context.shutdown.cancelled() => bail!("interrupted"),
-            capture = open(context) => capture?,
-        };
-        if context.terminal.stderr.is_terminal {
-            writeln!(io::stderr(), "listening to {} with {}; Ctrl-C ends", capture.name(), model.name)?;
-        }
-        let (heard, shown) = tokio::join!(listen(capture, input, context), show(output, screen));
-        heard?;
-        shown
+        command::published(args, context, async |tap| {
+            let AsrStream { input, output, model } = engine.open(args.stream_options(context))?;
+            // Opened last, so that no word is spoken into a program that does not listen yet.
+            let capture = tokio::select! {
+                biased;
+                () = context.shutdown.cancelled() => bail!("interrupted"),
+                capture = open(context) => capture?,
+            };
+            if context.terminal.stderr.is_terminal {
+                writeln!(io::stderr(), "listening to {} with {}; Ctrl-C ends", capture.name(), model.name)?;
+            }
+            let showing = show(output, screen, tap, &model.name);
+            let (heard, shown) = tokio::join!(listen(capture, input, context), showing);
+            heard?;
+            shown
+        })
+        .await
     })
 }
 
@@ -158,8 +164,17 @@ fn seconds(samples: u64) -> f64 {
     samples as f64 / f64::from(SAMPLE_RATE_HZ)
 }
 
-async fn show(mut output: StreamOutput, mut screen: Screen) -> anyhow::Result<()> {
+async fn show(
+    mut output: StreamOutput,
+    mut screen: Screen,
+    tap: Option<&Tap>,
+    model: &str,
+) -> anyhow::Result<()> {
+    let session = Uuid::now_v7().to_string();
     while let Some(event) = output.next().await {
+        if let (Some(tap), StreamEvent::UtteranceEnded(utterance)) = (tap, &event) {
+            tap.offer(&session, model, utterance);
+        }
         screen.take(event)?;
     }
     Ok(())
