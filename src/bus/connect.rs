@@ -189,7 +189,7 @@ impl Broker for RabbitMq {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::{EventBus as _, QueueSpec, amqp::testing::Bench, testkit::*};
+    use crate::bus::{QueueSpec, amqp::testing::Bench, testkit::*};
 
     fn config(url: &str) -> config::Bus {
         config::Bus { url: url.parse().unwrap(), connect_timeout_s: 1, ..config::Bus::default() }

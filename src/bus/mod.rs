@@ -5,11 +5,11 @@
 //! that all of them pass. `connect` chooses one by its address. Whatever a backend runs in the background is started
 //! through `Shutdown` and ends with it, or with [`EventBus::close`].
 
+pub mod amqp;
 pub mod backoff;
 pub mod breaker;
 pub mod bridge;
 pub mod connect;
-pub mod amqp;
 pub mod event;
 pub mod file;
 pub mod local;
@@ -293,7 +293,10 @@ pub struct Received {
 
 /// An event, or what could not be read as one.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(clippy::large_enum_variant, reason = "nearly all are events, and a received event is boxed as a whole")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are events, and a received event is boxed as a whole"
+)]
 pub enum Body {
     /// Read, whatever shape it came in.
     Event(Event),
@@ -547,7 +550,9 @@ pub enum BusError {
         reason: String,
     },
     /// The event is larger than allowed. Make it smaller, or raise the limit.
-    #[error("event {event_type} has {size} bytes and {limit} are allowed; send a reference instead of the data, or raise {key}")]
+    #[error(
+        "event {event_type} has {size} bytes and {limit} are allowed; send a reference instead of the data, or raise {key}"
+    )]
     TooLarge {
         /// Its type.
         event_type: String,

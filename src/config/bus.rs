@@ -187,7 +187,9 @@ impl TryFrom<String> for BusUrl {
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         if !SCHEMES.iter().any(|scheme| text.starts_with(scheme)) {
-            return Err("not a bus; write sqlite:, sqlite:PATH, amqp://HOST, amqps://HOST, file:PATH or mem:");
+            return Err(
+                "not a bus; write sqlite:, sqlite:PATH, amqp://HOST, amqps://HOST, file:PATH or mem:",
+            );
         }
         let this = Self(text);
         match this.scheme() {

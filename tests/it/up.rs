@@ -319,7 +319,9 @@ fn parts_stop_in_order_when_nobody_reads_their_output() {
     let home = Home::new();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let mut up = Up::start_with(&home, &[], &[PART], |command| drop(command.stdout(writer)));
+    let mut up = Up::start_with(&home, &[], &[PART], |command| {
+        command.stdout(writer);
+    });
     assert_eq!(up.end().0, Some(0));
     assert_eq!(up.about("a part has stopped"), ["asr-serve"]);
 }

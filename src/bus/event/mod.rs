@@ -39,7 +39,10 @@ pub const MAX_DEPTH: usize = 127;
 ///
 /// There is no `Deserialize`, because there is one way to read an event: [`read()`].
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-#[schemars(title = "Event envelope", description = "An event as godctl writes it; other fields are passed on.")]
+#[schemars(
+    title = "Event envelope",
+    description = "An event as godctl writes it; other fields are passed on."
+)]
 pub struct Event {
     /// Unique; the same event published again has the same one.
     pub event_id: Uuid,

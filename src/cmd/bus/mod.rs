@@ -35,6 +35,6 @@ mod work;
 mod work_command;
 mod work_lines;
 
-pub(super) use connection::with_exit_code;
 pub(super) use command::{Args, DevArgs, run, run_dev};
+pub(super) use connection::with_exit_code;
 pub(super) use doctor::quick;
