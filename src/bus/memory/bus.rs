@@ -551,8 +551,9 @@ mod tests {
         }
     }
 
-    async fn memory() -> Option<Memory> {
-        Some(Memory(MemoryBus::new(MemoryOptions { max_event_bytes: MAX, ..MemoryOptions::default() })))
+    fn memory() -> std::future::Ready<Option<Memory>> {
+        let bus = MemoryBus::new(MemoryOptions { max_event_bytes: MAX, ..MemoryOptions::default() });
+        std::future::ready(Some(Memory(bus)))
     }
 
     conformance!(conformance, memory);

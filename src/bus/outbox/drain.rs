@@ -139,9 +139,8 @@ async fn drain(core: &Core) -> Result<Reached, BusError> {
         let reached = drain_locked(core).await;
         drop(lock);
         // Whatever was appended while the lock was still held found it held, so it is looked for again.
-        match reached? {
-            Some(reached) => return Ok(reached),
-            None => {}
+        if let Some(reached) = reached? {
+            return Ok(reached);
         }
     }
 }

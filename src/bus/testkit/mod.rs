@@ -64,8 +64,8 @@ impl Default for Timing {
     }
 }
 
-/// Instantiates every law for a backend: `conformance!(name, fixture)`, where `fixture` is an async function without
-/// arguments that gives `Option<impl Fixture>`; `None` skips (a server is missing).
+/// Instantiates every law for a backend: `conformance!(name, fixture)`, where `fixture` is a function without arguments
+/// that gives a future of `Option<impl Fixture>`; `None` skips (a server is missing).
 macro_rules! conformance {
     ($name:ident, $fixture:expr) => {
         $crate::bus::testkit::conformance! { @laws $name, $fixture,
