@@ -33,9 +33,9 @@ Examples:
 A part is a command line of godctl: asr-serve, bus bridge, bus work or bus tail. It starts when the
 one before it is ready, and starts again when it fails or hangs: after 1 s, then 2, 4, up to 60. One
 that fails too often (up.max_restarts within up.window_s) stops everything, and so does one whose
-usage or configuration is wrong. A part that was ready and ends with exit code 0 stays down: somebody
-stopped it. Ctrl-C or SIGTERM stops the parts, the last one first; a second one kills them at once.
-Global flags are passed on.
+usage or configuration is wrong. A part that was ready and ends with exit code 0 stays down, because
+somebody stopped it. Ctrl-C or SIGTERM stops the parts, the last one first; a second one kills them
+at once. Global flags are passed on.
 
 Units run with systemd's environment, not with this shell's: put settings into the configuration
 file.")]
