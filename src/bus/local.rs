@@ -228,7 +228,7 @@ async fn write_all(
             }
         }
         for job in group.drain(..) {
-            job.answer(outcome.as_ref().map(|()| ()).map_err(|error| failed(&path, "write", error)));
+            job.answer(outcome.as_ref().copied().map_err(|error| failed(&path, "write", error)));
         }
     }
     if let Err(error) = file.close().await {

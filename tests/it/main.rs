@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     reason = "clippy allows these in test functions only, and here the helpers are tests too"
 )]
 

@@ -283,7 +283,10 @@ impl<'a> Run<'a> {
         let Ok(reported) = serde_json::from_str::<Reported>(line) else {
             // A process that is killed while it writes leaves half a line.
             let torn = !line.ends_with('}');
-            return if torn { () } else { self.wrong(format!("producer {producer} said {line}")) };
+            if !torn {
+                self.wrong(format!("producer {producer} said {line}"));
+            }
+            return;
         };
         let Some(name) = Name::of(reported.event_id, self.seed).filter(|name| name.producer == producer)
         else {
