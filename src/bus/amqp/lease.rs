@@ -153,6 +153,16 @@ impl Done {
     }
 }
 
+/// What somebody who waits for work gets.
+#[derive(Debug)]
+enum Next {
+    Work(Box<Delivery>),
+    /// Tell first whether the work on this event is done.
+    LookUp(Uuid),
+    Nothing,
+    End,
+}
+
 /// What the task should see to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Needs {
@@ -248,33 +258,61 @@ impl Desk {
     /// Waits for work.
     pub(super) async fn next(self: &Arc<Self>) -> Result<Option<Delivery>, BusError> {
         let _waiting = Waiting::new(self);
+        let mut looked_up = None;
         loop {
             let mut arrived = std::pin::pin!(self.arrived.notified());
             arrived.as_mut().enable();
-            if let Some(next) = self.take_next()? {
-                return Ok(next);
-            }
-            tokio::select! {
-                () = arrived => {}
-                () = self.link.closed() => return Ok(None),
+            match self.take_next(looked_up)? {
+                Next::Work(delivery) => return Ok(Some(*delivery)),
+                Next::End => return Ok(None),
+                // Nothing was taken yet, so a call that is cancelled here loses nothing.
+                Next::LookUp(event) => looked_up = Some((event, self.is_done(event).await)),
+                Next::Nothing => {
+                    // By the time that there is something, an earlier answer is too old.
+                    looked_up = None;
+                    tokio::select! {
+                        () = arrived => {}
+                        () = self.link.closed() => return Ok(None),
+                    }
+                }
             }
         }
     }
 
-    /// The next piece of work, or the end; `None` if there is none now.
-    fn take_next(self: &Arc<Self>) -> Result<Option<Option<Delivery>>, BusError> {
+    /// Whether anybody on this machine has done the work on this event.
+    pub(super) async fn is_done(&self, event: Uuid) -> bool {
+        let Some(seen) = self.seen.as_ref().filter(|_| self.spec.dedupe) else { return false };
+        seen.is_done(self.queue(), event).await.unwrap_or_else(|error| {
+            // Done twice is better than not at all.
+            warn!(queue = self.queue(), %error, "cannot tell whether work is done");
+            false
+        })
+    }
+
+    /// Takes the next piece of work. It may have waited here while another consumer did the work on another message
+    /// about the same event, so whether that is done is looked up at the last moment.
+    fn take_next(self: &Arc<Self>, looked_up: Option<(Uuid, bool)>) -> Result<Next, BusError> {
         let mut state = self.state.lock();
         match &state.phase {
             Phase::Open => {}
-            Phase::Drained | Phase::Closed => return Ok(Some(None)),
+            Phase::Drained | Phase::Closed => return Ok(Next::End),
             Phase::Failed(error) => return Err(error.clone()),
         }
         let mut at = 0;
         while let Some((_, work)) = state.ready.get(at) {
-            let done = self.spec.dedupe && work.event.is_some_and(|event| state.done.events.contains(&event));
+            let known = |event| state.done.events.contains(&event) || looked_up == Some((event, true));
+            let done = self.spec.dedupe && work.event.is_some_and(known);
             if !done && !self.is_free(&state, work) {
                 at += 1;
                 continue;
+            }
+            if let Some(event) = work.event
+                && self.spec.dedupe
+                && self.seen.is_some()
+                && !done
+                && looked_up != Some((event, false))
+            {
+                return Ok(Next::LookUp(event));
             }
             let Some((received, work)) = state.ready.remove(at) else { break };
             if done {
@@ -295,9 +333,9 @@ impl Desk {
             self.changed.notify_one();
             let (attempt, history) = (work.attempt, work.history.clone());
             let lease = Box::new(AmqpLease { desk: Arc::clone(self), number });
-            return Ok(Some(Some(Delivery { received, attempt, history, lease })));
+            return Ok(Next::Work(Box::new(Delivery { received, attempt, history, lease })));
         }
-        Ok(None)
+        Ok(Next::Nothing)
     }
 
     /// Acknowledges what was done before.

@@ -199,7 +199,7 @@ impl Intake {
     }
 }
 
-/// Makes a message ready to be handed out, unless it is done or had its attempts.
+/// Makes a message ready to be handed out, unless it had its attempts.
 async fn take_in(desk: &Desk, intake: &Intake, message: Message) {
     let attempt = past::attempts(desk.queue(), &message).saturating_add(1);
     let Message { routing_key, properties, data, acker, .. } = message;
@@ -215,17 +215,12 @@ async fn take_in(desk: &Desk, intake: &Intake, message: Message) {
         attempt,
         history,
     };
-    if desk.spec.dedupe
-        && let (Some(seen), Some(event)) = (&desk.seen, work.event)
-    {
-        match seen.is_done(desk.queue(), event).await {
-            Ok(true) => return desk.skip(&work),
-            Ok(false) => {}
-            // Done twice is better than not at all.
-            Err(error) => warn!(queue = desk.queue(), %error, "cannot tell whether work is done"),
-        }
-    }
     if attempt > desk.spec.max_attempts.get() {
+        if let Some(event) = work.event
+            && desk.is_done(event).await
+        {
+            return desk.skip(&work);
+        }
         let reason = "its consumers ended without settling it";
         if let Err(error) = desk.bury(&work, "attempts-exhausted", reason).await {
             warn!(queue = desk.queue(), %error, "cannot dead-letter; giving the work back");

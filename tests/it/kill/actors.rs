@@ -296,6 +296,9 @@ impl<'a> Run<'a> {
         if !matches!(reported.outcome.as_str(), "published" | "duplicate" | "deferred") {
             ledger.wrong.push(format!("{name:?}: {line}"));
         }
+        if reported.outcome == "deferred" {
+            ledger.deferred.insert(name);
+        }
         *ledger.outcomes.entry(reported.outcome).or_default() += 1;
         ledger.reported.entry(name).or_insert_with(now);
     }

@@ -47,6 +47,9 @@ pub(crate) struct Life {
 /// Milliseconds of the system's clock, which the processes share.
 pub(crate) type Ms = u64;
 
+/// What a broker may take to confirm (`bus.publish_timeout_s`).
+const CONFIRMATION: Ms = 5_000;
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Handed {
     /// When the consumer process handed it out, as it says itself.
@@ -61,6 +64,8 @@ pub(crate) struct Ledger {
     pub(crate) sent: HashMap<Name, Vec<Ms>>,
     /// When it was first reported as durable.
     pub(crate) reported: HashMap<Name, Ms>,
+    /// Those that were reported as waiting in the outbox.
+    pub(crate) deferred: HashSet<Name>,
     /// How often each outcome was reported.
     pub(crate) outcomes: BTreeMap<String, usize>,
     pub(crate) handed: HashMap<Name, Vec<Handed>>,
@@ -74,13 +79,18 @@ pub(crate) struct Ledger {
     pub(crate) deaths: HashMap<Life, Ms>,
     /// When the broker was killed.
     pub(crate) broker_kills: Vec<Ms>,
+    /// How often each event is on the broker, where it is there more than once: whoever published it did not live to
+    /// hear that it was there.
+    pub(crate) copies: HashMap<Name, usize>,
     /// What was wrong at once, such as a process that ended by itself.
     pub(crate) wrong: Vec<String>,
 }
 
 impl Ledger {
-    /// Everything that breaks a law, in words.
-    pub(crate) fn violations(&self, visibility: Ms) -> Vec<String> {
+    /// Everything that breaks a law, in words. Leases last for `visibility`. Where several messages about an event can
+    /// be under way at once, a consumer looks up whether its work is done and then hands it out; the two may be so far
+    /// apart as `look_up` on a busy machine.
+    pub(crate) fn violations(&self, visibility: Ms, look_up: Ms) -> Vec<String> {
         let mut found = self.wrong.clone();
         for name in self.reported.keys().filter(|name| !self.is_settled(**name)) {
             found
@@ -93,7 +103,7 @@ impl Ledger {
             let mut handed = handed.clone();
             handed.sort_by_key(|handed| handed.at);
             if let Some(acked) = self.acked.get(name)
-                && handed.iter().any(|handed| handed.at > *acked)
+                && handed.iter().any(|handed| handed.at > *acked + look_up)
             {
                 found
                     .push(format!("{name:?} was delivered after its acknowledgement: {}", self.story(*name)));
@@ -128,16 +138,32 @@ impl Ledger {
     }
 
     /// Whether at-least-once allows the second delivery: whoever had the first one was killed or lost its lease or its
-    /// connection, or the event had to be published again because nobody knew whether it had been.
+    /// connection, or there is a second message because nobody knew whether the first had been published.
     fn may_repeat(&self, name: Name, first: &Handed, second: &Handed, visibility: Ms) -> bool {
-        let killed_between = |from: Ms, to: Ms| self.broker_kills.iter().any(|at| (from..=to).contains(at));
         let died = self.deaths.get(&first.life).is_some_and(|at| *at <= second.at);
         let lease_ended = second.at >= first.at + visibility;
-        let sent = self.sent.get(&name).map_or(&[][..], Vec::as_slice);
-        let reported = self.reported.get(&name).copied().unwrap_or(Ms::MAX);
-        let published_again =
-            sent.len() > 1 || sent.first().is_some_and(|sent| killed_between(*sent, reported));
-        died || lease_ended || killed_between(first.at, second.at) || published_again
+        let disconnected = self.broker_kills.iter().any(|at| (first.at..=second.at).contains(at));
+        died || lease_ended || disconnected || self.copies.contains_key(&name)
+    }
+
+    /// Events of which there is more than one message although everybody must have known that the first was published:
+    /// no producer was killed before it heard so, no broker, no confirmation was late, and no outbox sent it on (whose
+    /// sender may have been killed as well).
+    pub(crate) fn needless_copies(&self) -> Vec<String> {
+        let needed = |name: &Name| {
+            let sent = self.sent.get(name).map_or(&[][..], Vec::as_slice);
+            let (first, reported) =
+                (sent.first().copied().unwrap_or_default(), self.reported.get(name).copied());
+            let until = reported.unwrap_or(Ms::MAX);
+            sent.len() > 1
+                || self.deferred.contains(name)
+                || self.broker_kills.iter().any(|at| (first..=until).contains(at))
+                || until - first >= CONFIRMATION
+        };
+        let needless = self.copies.keys().filter(|name| !needed(*name));
+        needless
+            .map(|name| format!("{name:?} was published again without need: {}", self.story(*name)))
+            .collect()
     }
 
     /// What happened to one event, with times relative to its sending.
@@ -160,10 +186,11 @@ impl Ledger {
             })
             .collect();
         format!(
-            "sent {sent:?}, reported {:?}, handed {handed:?}, acked {:?}, broker kills {:?} ms",
+            "sent {sent:?}, reported {:?}, handed {handed:?}, acked {:?}, broker kills {:?} ms, {} copies",
             self.reported.get(&name).map(since),
             self.acked.get(&name).map(since),
             self.broker_kills.iter().map(since).collect::<Vec<_>>(),
+            self.copies.get(&name).copied().unwrap_or(1),
         )
     }
 
@@ -232,14 +259,14 @@ mod tests {
 
     #[test]
     fn losses_are_noticed() {
-        assert_eq!(run(&[(50, FIRST)]).violations(1_000), Vec::<String>::new());
+        assert_eq!(run(&[(50, FIRST)]).violations(1_000, 0), Vec::<String>::new());
         let mut ledger = run(&[(50, FIRST)]);
         ledger.acked.clear();
-        assert!(ledger.violations(1_000)[0].contains("never acknowledged"));
+        assert!(ledger.violations(1_000, 0)[0].contains("never acknowledged"));
         ledger.ack_sent.insert(A, vec![FIRST]);
-        assert_eq!(ledger.violations(1_000).len(), 1, "whoever was to acknowledge it is still alive");
+        assert_eq!(ledger.violations(1_000, 0).len(), 1, "whoever was to acknowledge it is still alive");
         ledger.deaths.insert(FIRST, 60);
-        assert_eq!(ledger.violations(1_000), Vec::<String>::new());
+        assert_eq!(ledger.violations(1_000, 0), Vec::<String>::new());
         assert!(ledger.order_violations(&[])[0].contains("not on the bus"));
     }
 
@@ -247,32 +274,52 @@ mod tests {
     fn deliveries_after_the_acknowledgement_are_noticed() {
         let mut ledger = run(&[(50, FIRST), (101, SECOND)]);
         ledger.deaths.insert(FIRST, 60);
-        assert!(ledger.violations(1_000)[0].contains("after its acknowledgement"));
+        assert!(ledger.violations(1_000, 0)[0].contains("after its acknowledgement"));
+        assert_eq!(ledger.violations(1_000, 1), Vec::<String>::new());
     }
 
     #[test]
     fn repeats_need_a_reason() {
         let twice = [(50, FIRST), (90, SECOND)];
-        assert!(run(&twice).violations(1_000)[0].contains("without need"));
-        assert_eq!(run(&twice).violations(40), Vec::<String>::new(), "the lease had ended");
+        assert!(run(&twice).violations(1_000, 0)[0].contains("without need"));
+        assert_eq!(run(&twice).violations(40, 0), Vec::<String>::new(), "the lease had ended");
 
         let mut ledger = run(&twice);
         ledger.deaths.insert(FIRST, 95);
-        assert_eq!(ledger.violations(1_000).len(), 1, "died only later");
+        assert_eq!(ledger.violations(1_000, 0).len(), 1, "died only later");
         ledger.deaths.insert(FIRST, 80);
-        assert_eq!(ledger.violations(1_000), Vec::<String>::new());
+        assert_eq!(ledger.violations(1_000, 0), Vec::<String>::new());
 
         let mut ledger = run(&twice);
         ledger.broker_kills = vec![20];
-        assert_eq!(ledger.violations(1_000).len(), 1, "the broker died between report and delivery");
-        for kill in [5, 60] {
-            ledger.broker_kills = vec![kill];
-            assert_eq!(ledger.violations(1_000), Vec::<String>::new());
-        }
+        assert_eq!(ledger.violations(1_000, 0).len(), 1, "the broker died before the first delivery");
+        ledger.broker_kills = vec![60];
+        assert_eq!(ledger.violations(1_000, 0), Vec::<String>::new());
 
         let mut ledger = run(&twice);
+        ledger.copies.insert(A, 2);
+        assert_eq!(ledger.violations(1_000, 0), Vec::<String>::new());
+    }
+
+    #[test]
+    fn copies_need_a_reason() {
+        let copied = || {
+            let mut ledger = run(&[(50, FIRST)]);
+            ledger.copies.insert(A, 2);
+            ledger
+        };
+        assert_eq!(copied().needless_copies().len(), 1);
+        let mut ledger = copied();
         ledger.sent.insert(A, vec![0, 30]);
-        assert_eq!(ledger.violations(1_000), Vec::<String>::new());
+        assert_eq!(ledger.needless_copies(), Vec::<String>::new());
+        let mut ledger = copied();
+        ledger.broker_kills = vec![20];
+        assert_eq!(ledger.needless_copies().len(), 1, "it had been confirmed");
+        ledger.broker_kills = vec![5];
+        assert_eq!(ledger.needless_copies(), Vec::<String>::new());
+        let mut ledger = copied();
+        ledger.deferred.insert(A);
+        assert_eq!(ledger.needless_copies(), Vec::<String>::new());
     }
 
     #[test]

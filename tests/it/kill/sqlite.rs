@@ -39,7 +39,7 @@ fn sqlite_keeps_its_promises_while_everybody_is_killed() {
     let home = Home::new();
     let seed = seed();
     let played = Run::new(&home, Vec::new(), seed).with(4, 4, events(100_000)).play(&mut |_, _| {});
-    none(&played.ledger.violations(10_000));
+    none(&played.ledger.violations(10_000, 0));
     assert!(played.ledger.outcomes.keys().all(|outcome| outcome != "deferred"), "a file is never away");
     none(&played.ledger.order_violations(&log(&home.godctl(&["bus", "export", "-"]), seed)));
     let doctor = home.godctl(&["bus", "doctor"]);
