@@ -160,7 +160,7 @@ impl Ledger {
                 || self.broker_kills.iter().any(|at| (first..=until).contains(at))
                 || until - first >= CONFIRMATION
         };
-        let needless = self.copies.keys().filter(|name| !needed(*name));
+        let needless = self.copies.keys().filter(|name| !needed(name));
         needless
             .map(|name| format!("{name:?} was published again without need: {}", self.story(*name)))
             .collect()
