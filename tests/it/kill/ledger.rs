@@ -138,12 +138,16 @@ impl Ledger {
     }
 
     /// Whether at-least-once allows the second delivery: whoever had the first one was killed or lost its lease or its
-    /// connection, or there is a second message because nobody knew whether the first had been published.
+    /// connection, or there is a second message because nobody knew whether the first had been published. A broker that
+    /// dies meanwhile may have put it into one queue and not into another, so the copies in the log don't tell all.
     fn may_repeat(&self, name: Name, first: &Handed, second: &Handed, visibility: Ms) -> bool {
         let died = self.deaths.get(&first.life).is_some_and(|at| *at <= second.at);
         let lease_ended = second.at >= first.at + visibility;
         let disconnected = self.broker_kills.iter().any(|at| (first.at..=second.at).contains(at));
-        died || lease_ended || disconnected || self.copies.contains_key(&name)
+        let sent = self.sent.get(&name).and_then(|sent| sent.iter().min()).copied().unwrap_or_default();
+        let until = self.reported.get(&name).copied().unwrap_or(Ms::MAX);
+        let in_doubt = self.broker_kills.iter().any(|at| (sent..=until).contains(at));
+        died || lease_ended || disconnected || in_doubt || self.copies.contains_key(&name)
     }
 
     /// Events of which there is more than one message although everybody must have known that the first was published:
