@@ -92,7 +92,7 @@ impl<'a> Run<'a> {
             queue: "kill.work",
             visibility: Duration::from_secs(10),
             seed,
-            duration: super::duration(),
+            duration: super::duration(120),
             events: 0,
             ledger: Mutex::default(),
             producers: Vec::new(),
@@ -108,6 +108,12 @@ impl<'a> Run<'a> {
         self.producers = (0..producers).map(|_| Role::default()).collect();
         self.consumers = (0..consumers).map(|_| Role::default()).collect();
         self.events = events / u32::from(producers);
+        self
+    }
+
+    /// Kills for so long, unless the developer says otherwise.
+    pub(crate) fn lasting(mut self, seconds: u64) -> Self {
+        self.duration = super::duration(seconds);
         self
     }
 
