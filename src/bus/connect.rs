@@ -13,7 +13,7 @@ use super::{
     BusError, Capabilities, EventBus as _, Retention, SharedBus, SystemClock,
     amqp::{AmqpBus, AmqpOptions},
     breaker::Policy,
-    event::Source,
+    event::{self, Source},
     file::FileBus,
     local::LocalState,
     memory::{MemoryBus, MemoryOptions},
@@ -102,31 +102,14 @@ pub async fn remove_exchange(config: &config::Bus, shutdown: &Shutdown) -> Resul
     removed
 }
 
-fn host() -> String {
-    gethostname::gethostname().to_string_lossy().into_owned()
-}
-
 /// How to reach the RabbitMQ.
 fn broker(config: &config::Bus) -> Result<AmqpOptions, BusError> {
-    let Retention { max_age, max_bytes, .. } = retention(config);
     let password = config
         .read_password()
         .map_err(|error| BusError::Storage { doing: "log in".to_owned(), reason: chain(&error) })?;
     Ok(AmqpOptions {
-        username: config.username.clone(),
-        password,
-        ca_file: config.ca_file.clone(),
-        exchange: config.exchange.clone(),
-        history: config.history,
-        history_max_age: max_age,
-        history_max_bytes: max_bytes,
-        prefetch: config.prefetch,
-        connect_timeout: config.connect_timeout(),
-        publish_timeout: config.publish_timeout(),
-        heartbeat: config.heartbeat_s,
-        max_event_bytes: config.max_event_bytes as usize,
-        name: format!("godctl {}:{}", host(), std::process::id()),
-        ..AmqpOptions::new(config.url.clone())
+        name: format!("godctl {}:{}", event::host(), std::process::id()),
+        ..AmqpOptions::from_config(config, password)
     })
 }
 
@@ -141,7 +124,7 @@ async fn rabbitmq(config: &config::Bus, data_dir: &Path, shutdown: &Shutdown) ->
         retry: RETRY,
         flush: FLUSH,
         policy: Policy::default(),
-        source: Source::new(host(), "godctl-bus", "service"),
+        source: Source::here("godctl-bus", "service"),
         clock: Arc::new(SystemClock),
     };
     let broker = RabbitMq { identity: AmqpBus::identity(&options)?, options, shutdown: shutdown.clone() };

@@ -103,11 +103,10 @@ pub(super) struct Voice {
 impl Voice {
     /// `kind` says what set it off: `manual` where a person did, `service` where a server listens.
     pub(super) fn new(config: &config::Bus, kind: &str, tags: &[&str]) -> Self {
-        let host = gethostname::gethostname().to_string_lossy().into_owned();
         // Validated with the configuration; empty means none.
         let alias = config.voice_alias.parse::<EventType>().ok();
         Self {
-            source: Source::new(host, APP, kind),
+            source: Source::here(APP, kind),
             alias: alias.filter(|alias| alias.as_str() != registry::VOICE),
             tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
         }

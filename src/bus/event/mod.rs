@@ -161,6 +161,18 @@ impl Source {
     pub fn new(host: impl Into<String>, app: impl Into<String>, kind: impl Into<String>) -> Self {
         Self { host: host.into(), app: app.into(), kind: kind.into(), extra: Map::new() }
     }
+
+    /// A source on this machine.
+    #[must_use]
+    pub fn here(app: impl Into<String>, kind: impl Into<String>) -> Self {
+        Self::new(host(), app, kind)
+    }
+}
+
+/// The name of this machine.
+#[must_use]
+pub fn host() -> String {
+    gethostname::gethostname().to_string_lossy().into_owned()
 }
 
 impl AgentContext {

@@ -11,7 +11,7 @@ use crate::bus::{
 
 /// This machine as the source of an event.
 pub(super) fn source(app: &str, kind: &str) -> Source {
-    Source::new(gethostname::gethostname().to_string_lossy(), app, kind)
+    Source::here(app, kind)
 }
 
 /// The program, where nobody says which.

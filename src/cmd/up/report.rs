@@ -56,8 +56,7 @@ impl Reporter {
             // Its end is the message.
             drop::<oneshot::Sender<()>>(finished);
         });
-        let host = gethostname::gethostname().to_string_lossy().into_owned();
-        Self { events, done, host, dropped: 0 }
+        Self { events, done, host: crate::bus::event::host(), dropped: 0 }
     }
 
     /// Hands over an event; without room it is dropped, counted and said.
