@@ -1,4 +1,5 @@
-# godctl as a transcription server: docker build -t godctl . && docker run -p 8000:8000 godctl
+# godctl as a transcription server: docker build -t godctl . && docker run -p 8000:8000 -e GODCTL__ASR__TOKEN=… godctl
+# It listens where others can reach it, so it wants a token (or -e GODCTL__ASR__INSECURE=true).
 
 FROM rust:1.95.0-slim-bookworm AS build
 RUN apt-get update \

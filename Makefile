@@ -16,8 +16,13 @@ ifneq ($(SAME_VERSION),)
 export RUSTUP_TOOLCHAIN := $(SAME_VERSION)
 endif
 
+# For `make fuzz`: seconds for each target, and which ones. FUZZ_TARGET=event takes one.
+FUZZ_SECONDS ?= 600
+FUZZ_TARGET ?= $(sort $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs)))
+CARGO_FUZZ_VERSION = 0.13.1
+
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-test demo test lint bench doc
+.PHONY: help deps deps-test demo test lint bench fuzz doc
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -51,13 +56,17 @@ deps: ## Install the system packages that are missing, or say which ones
 	@case "$$(rustc --version)" in "rustc $(RUST_VERSION) "*) ;; \
 		*) echo "note: this is $$(rustc --version); godctl is tested with $(RUST_VERSION)" >&2;; esac
 
-# No server is needed to build, to run or to test: the tests that need one say `ignored, needs ...` where it is missing.
-# Where everything must be tested (CI=true), they fail instead.
-deps-test: ## Install the servers that some tests start for themselves, where that can be done without asking
+# Nothing of this is needed to build, to run or to test: the tests that need one of these say `ignored, needs ...` where
+# it is missing. Where everything must be tested (CI=true), they fail instead.
+TEST_DEPS = target/test-deps
+deps-test: ## Install the servers, browsers and client libraries that some tests use, where that can be done without asking
 	@missing=; \
 	[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null 2>&1 \
 		|| missing="$$missing rabbitmq-server"; \
 	command -v redis-server >/dev/null 2>&1 || missing="$$missing redis-server"; \
+	command -v chromium >/dev/null 2>&1 || missing="$$missing chromium"; \
+	command -v python3 >/dev/null 2>&1 || missing="$$missing python3 python3-venv"; \
+	command -v npm >/dev/null 2>&1 || missing="$$missing nodejs npm"; \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ]; then root=; \
 		elif sudo -n true 2>/dev/null; then root='sudo -n'; \
@@ -72,13 +81,34 @@ deps-test: ## Install the servers that some tests start for themselves, where th
 				|| echo "could not install, so some tests are left out:$$missing" >&2; \
 		fi; \
 	fi
+	@mkdir -p $(TEST_DEPS)
+	@cmp -s tests/sdk/requirements.txt $(TEST_DEPS)/python/requirements.txt || { \
+		echo "installing the Python clients of tests/sdk/requirements.txt"; \
+		python3 -m venv $(TEST_DEPS)/python \
+		&& $(TEST_DEPS)/python/bin/pip install --quiet --disable-pip-version-check -r tests/sdk/requirements.txt \
+		&& cp tests/sdk/requirements.txt $(TEST_DEPS)/python/; \
+	} || echo "could not install them, so some tests are left out" >&2
+	@cmp -s tests/sdk/package.json $(TEST_DEPS)/node/package.json || { \
+		echo "installing the JavaScript clients of tests/sdk/package.json"; \
+		rm -rf $(TEST_DEPS)/node && mkdir $(TEST_DEPS)/node && cp tests/sdk/package.json $(TEST_DEPS)/node/ \
+		&& (cd $(TEST_DEPS)/node && npm install --silent --no-audit --no-fund --no-package-lock >/dev/null 2>&1) \
+		|| { rm -rf $(TEST_DEPS)/node; false; }; \
+	} || echo "could not install them, so some tests are left out" >&2
+	@cmp -s tests/sdk/agents/package.json $(TEST_DEPS)/agents/package.json || { \
+		echo "installing the agents of tests/sdk/agents/package.json (740 MB)"; \
+		rm -rf $(TEST_DEPS)/agents && mkdir $(TEST_DEPS)/agents && cp tests/sdk/agents/package.json $(TEST_DEPS)/agents/ \
+		&& (cd $(TEST_DEPS)/agents \
+			&& npm install --silent --ignore-scripts --no-audit --no-fund --no-package-lock >/dev/null 2>&1 \
+			&& node node_modules/@anthropic-ai/claude-code/install.cjs >/dev/null) \
+		|| { rm -rf $(TEST_DEPS)/agents; false; }; \
+	} || echo "could not install them, so some tests are left out" >&2
 
 demo: deps ## Build godctl and show it at work on recorded speech
 	@[ -x target/release/godctl ] || echo "building for release; the first time takes some minutes"
 	@cargo build --release --locked
 	@target/release/godctl demo
 
-test: deps ## Run all tests
+test: deps deps-test ## Run all tests
 	@[ -d target/debug/deps ] || echo "building for tests; the first time takes some minutes"
 	@if cargo nextest --version >/dev/null 2>&1; then \
 		cargo nextest run --locked --show-progress none --status-level fail --final-status-level slow; \
@@ -101,6 +131,28 @@ bench: deps ## Measure the engine beside stock candle, the live path, and the bu
 	@cargo bench --quiet --locked --bench bus
 	@cargo build --quiet --release --locked
 	@target/release/godctl demo | sed -n '/^model /,$$p'
+
+# Without a sanitizer: the code is safe Rust, and what is looked for are panics, endless loops, memory without bound and
+# broken laws. The compiler's instrumentation is a nightly option, which this lets the pinned compiler take. What is found
+# beside the committed seeds stays below fuzz/target, a failing input below fuzz/artifacts.
+fuzz: deps ## Fuzz each parser that strangers reach (FUZZ_SECONDS=600 FUZZ_TARGET=all)
+	@command -v c++ >/dev/null 2>&1 || { echo "the fuzzer is built with a C++ compiler; install g++" >&2; exit 1; }
+	@cargo fuzz --version 2>/dev/null | grep -q ' $(CARGO_FUZZ_VERSION)$$' \
+		|| { echo "installing cargo-fuzz $(CARGO_FUZZ_VERSION)"; \
+			cargo install --quiet cargo-fuzz --locked --version $(CARGO_FUZZ_VERSION); }
+	@echo "building the fuzz targets; the first time takes some minutes"
+	@RUSTC_BOOTSTRAP=1 cargo fuzz build --release -s none
+	@host=$$(rustc -vV | sed -n 's/^host: //p'); failed=; \
+	for target in $(FUZZ_TARGET); do \
+		found=fuzz/target/found/$$target; log=fuzz/target/$$target.log; \
+		mkdir -p $$found fuzz/artifacts/$$target; \
+		if fuzz/target/$$host/release/$$target $$found fuzz/corpus/$$target \
+			-artifact_prefix=fuzz/artifacts/$$target/ -max_total_time=$(FUZZ_SECONDS) \
+			-rss_limit_mb=2048 -timeout=60 -print_final_stats=1 >$$log 2>&1; \
+		then echo "$$target: clean, $$(sed -n 's/^stat::number_of_executed_units: *//p' $$log) inputs in $(FUZZ_SECONDS) s"; \
+		else echo "$$target: FAILED, see $$log and fuzz/artifacts/$$target" >&2; failed=1; fi; \
+	done; \
+	[ -z "$$failed" ]
 
 doc: deps ## Build the documentation of the code, private parts included
 	@cargo doc --locked --no-deps --document-private-items

@@ -1,7 +1,11 @@
-//! `make bench`: the engine beside stock candle, in the same process, on the same weights, in alternating rounds.
+//! `make bench`, four parts; name some of them to run only these: `cargo bench --bench asr -- policies sessions`.
 //!
-//! Two models: the built-in one, and one of Whisper base's shape with random weights (speed does not depend on them).
-//! Each figure is the median of the rounds; the ratio is ours over stock, so below 1 is faster.
+//! - `kernels`: the engine beside stock candle, in the same process, on the same weights, in alternating rounds. Two
+//!   models: the built-in one, and one of Whisper base's shape with random weights (speed does not depend on them).
+//!   Each figure is the median of the rounds; the ratio is ours over stock, so below 1 is faster.
+//! - `policies`: word error rate and delay of the streaming policies, on the clock of the samples.
+//! - `sessions`: how many streams the machine holds in real time.
+//! - `server`: start-up and memory of the real server.
 
 #![allow(
     clippy::print_stdout,
@@ -10,9 +14,19 @@
     reason = "a bench reports and may stop"
 )]
 
+#[path = "asr/models.rs"]
+mod models;
+#[path = "asr/policies.rs"]
+mod policies;
+#[path = "asr/server.rs"]
+mod server;
+#[path = "asr/sessions.rs"]
+mod sessions;
+#[path = "asr/sound.rs"]
+mod sound;
+
 use std::{
     collections::HashMap,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -20,16 +34,50 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::whisper::{Config, audio, model::Whisper as Stock};
 use godctl::asr::{
+    DecodeOptions,
     mel::{FrontEnd, HOP},
     model::{Whisper, decoder::Row, load},
-    weights::{BUILTIN, ModelFiles},
+    weights::{BUILTIN, ModelFiles, ModelSource},
+    whisper::{LoadOptions, WhisperTranscriber},
 };
 
 const ROUNDS: usize = 5;
 const TOKENS: usize = 30;
+/// Seconds at each number of streams.
+const SECONDS: u64 = 10;
 
 fn main() {
     // `cargo bench` and `cargo test --benches` pass flags that mean nothing here.
+    let chosen: Vec<String> = std::env::args().skip(1).filter(|name| !name.starts_with('-')).collect();
+    let wanted = |part: &str| chosen.is_empty() || chosen.iter().any(|name| name == part);
+    let builtin = ModelSource { name: "command-en".to_owned(), files: ModelFiles::Embedded(BUILTIN) };
+    if wanted("kernels") {
+        kernels();
+    }
+    if wanted("policies") {
+        policies::run(&mut WhisperTranscriber::load(&builtin, LoadOptions::default()).unwrap());
+    }
+    if wanted("sessions") {
+        sessions::run("command-en, 10 s window", &builtin, &DecodeOptions::default(), SECONDS);
+        let dir = tempfile::tempdir().unwrap();
+        models::random(dir.path(), models::TINY);
+        let files = ModelFiles::Directory(dir.path().to_owned());
+        let tiny = ModelSource { name: "tiny shape".to_owned(), files };
+        // Random weights never stop by themselves: as many tokens as 8 s of speech have.
+        let decode = DecodeOptions {
+            language: Some("en".to_owned()),
+            max_tokens: Some(27),
+            temperatures: vec![0.0],
+            ..DecodeOptions::default()
+        };
+        sessions::run("tiny shape, 30 s window, random weights", &tiny, &decode, SECONDS);
+    }
+    if wanted("server") {
+        server::run();
+    }
+}
+
+fn kernels() {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     println!("threads {threads}, {ROUNDS} alternating rounds, medians\n");
     println!("{:<34}{:>12}{:>12}{:>8}", "", "godctl", "candle", "ratio");
@@ -40,7 +88,7 @@ fn main() {
     bench("command-en, 10 s", &ModelFiles::Embedded(BUILTIN), &config, &stock);
 
     let dir = tempfile::tempdir().unwrap();
-    let config = random_base(dir.path());
+    let config: Config = serde_json::from_value(models::random(dir.path(), models::BASE)).unwrap();
     let bytes = std::fs::read(dir.path().join("model.safetensors")).unwrap();
     let stock = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu).unwrap();
     bench("base shape, 30 s", &ModelFiles::Directory(dir.path().to_owned()), &config, &stock);
@@ -133,64 +181,4 @@ fn median(work: impl FnMut()) -> Duration {
 fn row(name: &str, ours: Duration, stock: Duration, count: u32) {
     let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0 / f64::from(count);
     println!("{name:<34}{:>9.2} ms{:>9.2} ms{:>8.2}", ms(ours), ms(stock), ms(ours) / ms(stock));
-}
-
-/// A model of Whisper base's shape with random f16 weights, in Hugging Face's layout.
-fn random_base(dir: &Path) -> Config {
-    let config = serde_json::json!({
-        "model_type": "whisper", "activation_function": "gelu", "num_mel_bins": 80, "d_model": 512,
-        "encoder_layers": 6, "decoder_layers": 6, "encoder_attention_heads": 8, "decoder_attention_heads": 8,
-        "encoder_ffn_dim": 2048, "decoder_ffn_dim": 2048, "max_source_positions": 1500,
-        "max_target_positions": 448, "vocab_size": 51865, "eos_token_id": 50257, "decoder_start_token_id": 50258,
-    });
-    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
-    let mut tensors = HashMap::new();
-    let mut put = |name: String, shape: &[usize]| {
-        let scale = (shape.last().copied().unwrap_or(1) as f32).sqrt().recip();
-        let tensor = if name.ends_with("norm.weight") {
-            Tensor::ones(shape, DType::F16, &Device::Cpu).unwrap()
-        } else {
-            Tensor::randn(0f32, scale, shape, &Device::Cpu).unwrap().to_dtype(DType::F16).unwrap()
-        };
-        tensors.insert(name, tensor);
-    };
-    let linear =
-        |put: &mut dyn FnMut(String, &[usize]), name: String, out: usize, input: usize, bias: bool| {
-            put(format!("{name}.weight"), &[out, input]);
-            if bias {
-                put(format!("{name}.bias"), &[out]);
-            }
-        };
-    let norm = |put: &mut dyn FnMut(String, &[usize]), name: String| {
-        put(format!("{name}.weight"), &[512]);
-        put(format!("{name}.bias"), &[512]);
-    };
-    for (side, layers) in [("encoder", 6), ("decoder", 6)] {
-        for i in 0..layers {
-            let layer = format!("model.{side}.layers.{i}");
-            let attentions: &[&str] =
-                if side == "encoder" { &["self_attn"] } else { &["self_attn", "encoder_attn"] };
-            for attention in attentions {
-                for (part, bias) in
-                    [("q_proj", true), ("k_proj", false), ("v_proj", true), ("out_proj", true)]
-                {
-                    linear(&mut put, format!("{layer}.{attention}.{part}"), 512, 512, bias);
-                }
-                norm(&mut put, format!("{layer}.{attention}_layer_norm"));
-            }
-            linear(&mut put, format!("{layer}.fc1"), 2048, 512, true);
-            linear(&mut put, format!("{layer}.fc2"), 512, 2048, true);
-            norm(&mut put, format!("{layer}.final_layer_norm"));
-        }
-        norm(&mut put, format!("model.{side}.layer_norm"));
-    }
-    for (name, input) in [("conv1", 80), ("conv2", 512)] {
-        put(format!("model.encoder.{name}.weight"), &[512, input, 3]);
-        put(format!("model.encoder.{name}.bias"), &[512]);
-    }
-    put("model.encoder.embed_positions.weight".to_owned(), &[1500, 512]);
-    put("model.decoder.embed_positions.weight".to_owned(), &[448, 512]);
-    put("model.decoder.embed_tokens.weight".to_owned(), &[51865, 512]);
-    candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
-    serde_json::from_value(config).unwrap()
 }

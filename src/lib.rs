@@ -9,10 +9,12 @@
 //! 2  audio                    -> config, shutdown
 //! 2  bus                      -> config, shutdown, db
 //! 3  asr                      -> audio and below
+//! 3  agents                   -> bus, db and below
 //! 5  cmd                      -> everything
 //! 6  main                     -> cmd
 //! ```
 
+pub mod agents;
 pub mod asr;
 pub mod audio;
 pub mod bus;

@@ -32,6 +32,7 @@ struct Inner {
     threads: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
     fatal: Mutex<Option<FatalError>>,
     before_exit: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+    intercept: Mutex<Option<Box<dyn Fn() -> bool + Send>>>,
 }
 
 /// The handle that every long-lived part gets: cheap to clone, cancelled once, joined once.
@@ -179,13 +180,22 @@ impl Shutdown {
         self.inner.before_exit.lock().push(Box::new(last));
     }
 
+    /// Asks this first at each SIGINT, for commands in which it can mean less than the end. What answers true has dealt
+    /// with it.
+    pub fn intercept_interrupts<F>(&self, deal: F)
+    where
+        F: Fn() -> bool + Send + 'static,
+    {
+        *self.inner.intercept.lock() = Some(Box::new(deal));
+    }
+
     /// Turns the first SIGINT or SIGTERM into a cancellation; a second one ends the process with code 130.
     pub fn listen_for_signals(&self) {
         let this = self.clone();
         // Not tracked: it waits for a second signal for as long as the process lives.
         #[allow(clippy::disallowed_methods, reason = "must outlive the tracker, holds nothing to clean up")]
         tokio::spawn(async move {
-            signal().await;
+            while signal().await == Signal::Interrupt && this.is_intercepted() {}
             info!("stopping; a second signal ends the process at once");
             this.cancel();
             signal().await;
@@ -194,6 +204,10 @@ impl Shutdown {
             #[allow(clippy::exit, reason = "the user insists: the second signal skips the orderly stop")]
             std::process::exit(130);
         });
+    }
+
+    fn is_intercepted(&self) -> bool {
+        self.inner.intercept.lock().as_ref().is_some_and(|deal| deal())
     }
 
     /// Cancels, waits for tasks and threads until `deadline` has passed, and gives the first fatal error.
@@ -236,29 +250,39 @@ fn reap(threads: &mut Vec<(&'static str, JoinHandle<()>)>) {
     }
 }
 
+/// What asks the process to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    /// Somebody at the keyboard.
+    Interrupt,
+    /// Some other process.
+    Terminate,
+}
+
 #[cfg(unix)]
-async fn signal() {
+async fn signal() -> Signal {
     use tokio::signal::unix::{SignalKind, signal};
     match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
         (Ok(mut interrupt), Ok(mut terminate)) => {
             tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+                _ = interrupt.recv() => Signal::Interrupt,
+                _ = terminate.recv() => Signal::Terminate,
             }
         }
         (Err(error), _) | (_, Err(error)) => {
             warn!(%error, "cannot listen for signals");
-            std::future::pending::<()>().await;
+            std::future::pending().await
         }
     }
 }
 
 #[cfg(not(unix))]
-async fn signal() {
+async fn signal() -> Signal {
     if let Err(error) = tokio::signal::ctrl_c().await {
         warn!(%error, "cannot listen for signals");
         std::future::pending::<()>().await;
     }
+    Signal::Interrupt
 }
 
 #[cfg(test)]

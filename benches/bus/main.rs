@@ -16,6 +16,8 @@
 #[allow(dead_code, reason = "the tests need more of it")]
 mod broker;
 mod history;
+#[path = "../../tests/it/missing.rs"]
+mod missing;
 mod redis;
 mod worker;
 

@@ -82,6 +82,15 @@ fn median_filter(row: &[f32], width: usize) -> Vec<f32> {
         .collect()
 }
 
+/// The position that each row of `matrix` (`[rows, columns]`) looks at most.
+#[must_use]
+pub fn attended(matrix: &[f32], columns: usize) -> Vec<usize> {
+    let best = |row: &[f32]| {
+        row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0))).map_or(0, |(i, _)| i)
+    };
+    matrix.chunks_exact(columns.max(1)).map(best).collect()
+}
+
 /// The position where the best monotone path through `matrix` (`[rows, columns]`, larger is better) enters each row.
 #[must_use]
 pub fn warp(matrix: &[f32], columns: usize) -> Vec<usize> {
@@ -148,39 +157,54 @@ enum Step {
     Right,
 }
 
-/// Words with times from where each of their tokens starts. `starts` has one entry more than there are tokens: where
-/// the end was predicted. `probabilities` has one for each token.
+/// A word and the latest place that the decoder looked at for any of its tokens.
+struct Placed {
+    word: Word,
+    place: f64,
+}
+
+/// Words with times from where each of their tokens starts, and for each word the latest of its tokens' `places`.
+/// `starts` has one entry more than there are tokens: where the end was predicted. `probabilities` and `places` have
+/// one for each token.
 ///
 /// Times are clamped to `0..=seconds` and never run backwards.
 #[must_use]
-pub fn words(split: Vec<TokenWord>, starts: &[f64], probabilities: &[f32], seconds: f64) -> Vec<Word> {
+pub fn words(
+    split: Vec<TokenWord>,
+    starts: &[f64],
+    probabilities: &[f32],
+    places: &[f64],
+    seconds: f64,
+) -> (Vec<Word>, Vec<f64>) {
     let mut token = 0;
     let mut latest = 0.0f64;
     let mut at = |index: usize| {
         latest = starts.get(index).or(starts.last()).map_or(latest, |t| t.clamp(0.0, seconds).max(latest));
         latest
     };
-    let mut words: Vec<Word> = split
+    let mut words: Vec<Placed> = split
         .into_iter()
         .map(|word| {
             let start = at(token);
             let own = probabilities.get(token..token + word.tokens).unwrap_or_default();
             let probability = if own.is_empty() { 0.0 } else { own.iter().sum::<f32>() / own.len() as f32 };
+            let looked = places.get(token..token + word.tokens).unwrap_or_default();
+            let place = looked.iter().copied().fold(0.0, f64::max);
             token += word.tokens;
-            Word { text: word.text, start, end: at(token), probability }
+            Placed { word: Word { text: word.text, start, end: at(token), probability }, place }
         })
         .collect();
-    attach_punctuation(&mut words, |w| &w.text, merge);
-    words.retain(|w| !w.text.trim().is_empty());
-    words
+    attach_punctuation(&mut words, |w| &w.word.text, merge);
+    words.retain(|w| !w.word.text.trim().is_empty());
+    words.into_iter().map(|w| (w.word, w.place)).unzip()
 }
 
-/// Moves punctuation to its word; the word keeps its own times, as in the reference.
-fn merge(word: &mut Word, mark: &mut Word, side: Side) {
-    let mark = std::mem::take(&mut mark.text);
+/// Moves punctuation to its word; the word keeps its own times, as in the reference, and its own place.
+fn merge(word: &mut Placed, mark: &mut Placed, side: Side) {
+    let mark = std::mem::take(&mut mark.word.text);
     match side {
-        Side::Before => word.text.insert_str(0, &mark),
-        Side::After => word.text.push_str(&mark),
+        Side::Before => word.word.text.insert_str(0, &mark),
+        Side::After => word.word.text.push_str(&mark),
     }
 }
 
@@ -193,6 +217,12 @@ mod tests {
     fn a_diagonal_is_followed() {
         let matrix = [1.0, -1.0, -1.0, -1.0, -1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0, 1.0];
         assert_eq!(warp(&matrix, 4), [0, 1, 3]);
+    }
+
+    #[test]
+    fn a_row_looks_where_it_is_largest() {
+        assert_eq!(attended(&[0.1, 0.9, 0.3, 2.0, 2.0, -1.0], 3), [1, 0]);
+        assert!(attended(&[], 0).is_empty());
     }
 
     #[test]
@@ -215,7 +245,10 @@ mod tests {
     fn a_word_spans_its_tokens() {
         let split =
             [(" one", 1), (" two", 2), (".", 1)].map(|(t, tokens)| TokenWord { text: t.into(), tokens });
-        let words = words(split.to_vec(), &[0.1, 0.5, 0.7, 0.9, 9.0], &[1.0, 0.5, 0.7, 0.2], 2.0);
+        let places = [0.2, 0.6, 0.5, 0.9];
+        let (words, places) =
+            words(split.to_vec(), &[0.1, 0.5, 0.7, 0.9, 9.0], &[1.0, 0.5, 0.7, 0.2], &places, 2.0);
+        assert_eq!(places, [0.2, 0.6], "a full stop says nothing about its word");
         let shown: Vec<_> = words.iter().map(|w| (w.text.as_str(), w.start, w.end)).collect();
         assert_eq!(shown, [(" one", 0.1, 0.5), (" two.", 0.5, 0.9)]);
         assert!((words[1].probability - 0.6).abs() < 1e-6);
@@ -235,7 +268,8 @@ mod tests {
         #[test]
         fn word_times_are_monotone_and_inside(starts in prop::collection::vec(-1.0f64..9.0, 0..9), seconds in 0.0f64..8.0) {
             let split: Vec<_> = (0..6).map(|i| TokenWord { text: format!(" w{i}"), tokens: 1 + i % 2 }).collect();
-            let words = words(split, &starts, &[0.5; 4], seconds);
+            let (words, places) = words(split, &starts, &[0.5; 4], &[0.1; 9], seconds);
+            prop_assert_eq!(words.len(), places.len());
             let times: Vec<f64> = words.iter().flat_map(|w| [w.start, w.end]).collect();
             prop_assert!(times.is_sorted());
             prop_assert!(times.iter().all(|t| (0.0..=seconds).contains(t)));

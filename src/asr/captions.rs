@@ -262,6 +262,7 @@ mod tests {
             end: start + 0.5 * words.len() as f64,
             text: join(&words),
             words,
+            revised: false,
             language: Some("en".to_owned()),
             language_probability: 1.0,
             avg_logprob: -0.25,

@@ -2,7 +2,8 @@
 //!
 //! - [`Transcriber`] is the blocking half: a batch of windows in, a hypothesis each out. It lives on the engine's
 //!   thread and owns the weights.
-//! - [`engine::Engine`] is the async half: open a stream, push audio, receive partial and committed words.
+//! - [`engine::Engine`] is the async half: open a stream, push audio, receive partial and committed words; or give it
+//!   a whole recording, through [`offline`].
 //!
 //! Times are seconds on the clock of the samples, never of arrival.
 
@@ -14,6 +15,7 @@ pub mod engine;
 pub mod kernels;
 pub mod mel;
 pub mod model;
+pub mod offline;
 pub mod protocols;
 pub mod server;
 pub mod stream;
@@ -23,7 +25,11 @@ pub mod weights;
 pub mod wer;
 pub mod whisper;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// What to do with speech in another language.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -67,6 +73,8 @@ pub struct Segment {
     pub end: f64,
     /// The text, trimmed.
     pub text: String,
+    /// Its tokens, with the timestamps around it in timestamp mode.
+    pub tokens: Vec<u32>,
 }
 
 /// How one window is decoded. The defaults are Whisper's own (`transcribe.py` of openai/whisper).
@@ -98,6 +106,8 @@ pub struct DecodeOptions {
     pub timestamps: bool,
     /// Align words to audio frames by dynamic time warping over the alignment heads.
     pub word_timestamps: bool,
+    /// Text that the window is known to begin with: the hypothesis starts with it and goes on after it.
+    pub prefix: Option<String>,
     /// Upper bound on new tokens; the model's own limit applies as well.
     pub max_tokens: Option<usize>,
     /// Seed of the sampler used at temperatures above 0.
@@ -120,6 +130,7 @@ impl Default for DecodeOptions {
             no_speech_threshold: Some(0.6),
             timestamps: false,
             word_timestamps: true,
+            prefix: None,
             max_tokens: None,
             seed: 0,
         }
@@ -137,6 +148,9 @@ pub struct Hypothesis {
     pub language_probability: f32,
     /// The words with times in seconds from the start of the window; empty unless asked for.
     pub words: Vec<Word>,
+    /// For each word the latest place in the audio (seconds from the start of the window) that the decoder looked at
+    /// while it wrote the word; empty where that is not known.
+    pub attended: Vec<f64>,
     /// The segments, at least one where there is text.
     pub segments: Vec<Segment>,
     /// The text tokens (and timestamp tokens in timestamp mode), without prompt and end.
@@ -183,14 +197,33 @@ pub struct ModelInfo {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SttError {
     /// Every slot is taken: try again later.
-    #[error("all {limit} transcription slots are taken; try again shortly or raise asr.max_sessions")]
+    #[error("{}", busy(*.limit, *.lag_s))]
     Busy {
         /// How many streams can run at once.
+        limit: usize,
+        /// Slots are free, but the machine is this many seconds behind with the streams that it has.
+        lag_s: Option<f64>,
+    },
+    /// The caller's token has as many streams open as it may: end one, or try again later.
+    #[error(
+        "this token has {limit} transcriptions running, which is all it may have; end one or try again shortly"
+    )]
+    TokenBusy {
+        /// How many streams it can have at once.
+        limit: usize,
+    },
+    /// Every place for whole recordings is taken: try again later.
+    #[error("{limit} recordings are being transcribed or wait for it; try again shortly")]
+    Crowded {
+        /// How many places there are.
         limit: usize,
     },
     /// The model is still being loaded: try again shortly.
     #[error("the model is still being loaded; try again shortly")]
     Loading,
+    /// The model is being loaded again after a fault: try again shortly.
+    #[error("the speech engine is restarting after a fault; try again shortly")]
+    Restarting,
     /// The model could not be loaded, or its thread died: an operator must act.
     #[error("the speech engine is not available: {0}")]
     Unavailable(String),
@@ -205,19 +238,37 @@ pub enum SttError {
     Closed,
 }
 
+fn busy(limit: usize, lag_s: Option<f64>) -> String {
+    match lag_s {
+        None => {
+            format!("all {limit} transcription slots are taken; try again shortly or raise asr.max_sessions")
+        }
+        Some(lag) => format!(
+            "this machine is {lag:.1} s behind with the streams that it has; try again shortly or use a smaller model"
+        ),
+    }
+}
+
 impl SttError {
     /// True when the same request may succeed later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::Loading)
+        matches!(
+            self,
+            Self::Busy { .. }
+                | Self::TokenBusy { .. }
+                | Self::Crowded { .. }
+                | Self::Loading
+                | Self::Restarting
+        )
     }
 
     /// How long to wait before trying again, where that is known.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Busy { .. } => Some(Duration::from_secs(5)),
-            Self::Loading => Some(Duration::from_secs(1)),
+            Self::Busy { .. } | Self::TokenBusy { .. } | Self::Crowded { .. } => Some(Duration::from_secs(5)),
+            Self::Loading | Self::Restarting => Some(Duration::from_secs(1)),
             _ => None,
         }
     }
@@ -227,7 +278,10 @@ impl SttError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Busy { .. } => "busy",
+            Self::TokenBusy { .. } => "token_busy",
+            Self::Crowded { .. } => "crowded",
             Self::Loading => "loading",
+            Self::Restarting => "restarting",
             Self::Unavailable(_) => "unavailable",
             Self::BadRequest(_) => "bad_request",
             Self::Inference(_) => "inference_failed",
@@ -243,4 +297,18 @@ pub trait Transcriber: Send {
 
     /// Decodes a batch of windows; the result has one entry for each, in order.
     fn transcribe(&mut self, windows: &[Window]) -> Vec<Result<Hypothesis, SttError>>;
+
+    /// Time that one window of ordinary speech takes in a batch of `windows`. What is heard does not matter, so models
+    /// whose time depends on the words write as many as speech has.
+    ///
+    /// # Errors
+    /// The model does not work on this machine.
+    fn measure(&mut self, windows: usize) -> Result<Duration, SttError> {
+        let samples = vec![0.0; (self.info().window_s * 8_000.0) as usize];
+        let window = Window { samples, options: Arc::default() };
+        let batch = vec![window; windows.max(1)];
+        let started = Instant::now();
+        self.transcribe(&batch).into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(started.elapsed() / u32::try_from(batch.len()).unwrap_or(u32::MAX))
+    }
 }

@@ -3,7 +3,11 @@
 //! Owned by one thread, which every call blocks; large products use all threads of rayon's pool (or of a pool of its
 //! own when [`LoadOptions::threads`] says so). Dropping it frees weights and threads.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use candle_core::{Device, Tensor};
 
@@ -38,6 +42,11 @@ const MAX_BEAMS: usize = 64;
 /// Memory for the cross-attention keys and values of windows that are decoded together: 34 windows of Whisper base,
 /// one of large-v3 (490 MB).
 const GROUP_BYTES: usize = 640 << 20;
+
+/// Rounds of the self-test, of which the fastest counts.
+const REHEARSALS: usize = 3;
+/// Tokens in a second of ordinary speech (counted on English recordings).
+const SPOKEN_TOKENS_PER_SECOND: f64 = 3.3;
 
 /// How a model is loaded.
 #[derive(Debug, Clone, Copy, Default)]
@@ -191,7 +200,42 @@ impl WhisperTranscriber {
         Ok((languages, no_speech))
     }
 
-    fn hear<'a>(&self, window: &'a Window) -> Result<Heard<'a>, SttError> {
+    /// The encoder's states for several windows: together where that is faster.
+    fn encode_all(&self, windows: &[&Window]) -> candle_core::Result<Vec<Tensor>> {
+        let config = &self.model.config;
+        let (frames, bins) = (config.frames(), config.dims.num_mel_bins);
+        let mel = |window: &&Window| {
+            Tensor::from_vec(self.front_end.window(&window.samples, frames), (frames, bins), &self.device)
+        };
+        let mels = windows.iter().map(mel).collect::<candle_core::Result<Vec<_>>>()?;
+        self.model.encoder.forward_all(&mels)
+    }
+
+    /// Reads windows up to where the first token is written. One failure on the device is a failure of them all.
+    fn hear_all<'a>(&self, windows: &'a [Window]) -> Vec<Result<Heard<'a>, SttError>> {
+        let checked: Vec<Result<f64, SttError>> = windows.iter().map(|window| self.check(window)).collect();
+        let good: Vec<&Window> = windows
+            .iter()
+            .zip(&checked)
+            .filter(|(_, check)| check.is_ok())
+            .map(|(window, _)| window)
+            .collect();
+        let states = self.encode_all(&good).map_err(SttError::from);
+        let mut states = states.map(Vec::into_iter);
+        let hear = |(window, checked): (&'a Window, Result<f64, SttError>)| {
+            let seconds = checked?;
+            let Some(states) = states.as_mut().map_err(|error| error.clone())?.next() else {
+                return Err(SttError::Inference("the encoder gave no states".to_owned()));
+            };
+            let audio = self.model.decoder.prepare(&states)?;
+            let language = self.language(&window.options, &audio)?;
+            Ok(Heard { options: &window.options, audio, seconds, language })
+        };
+        windows.iter().zip(checked).map(hear).collect()
+    }
+
+    /// Whether a window can be decoded as asked for; its length in seconds.
+    fn check(&self, window: &Window) -> Result<f64, SttError> {
         let options = &*window.options;
         let seconds = window.samples.len() as f64 / f64::from(SAMPLE_RATE_HZ);
         if window.samples.len() > self.model.config.frames() * HOP {
@@ -200,14 +244,11 @@ impl WhisperTranscriber {
                 self.info.name, self.info.window_s
             )));
         }
-        self.check(options)?;
-        let states = self.encode(&window.samples)?;
-        let audio = self.model.decoder.prepare(&states)?;
-        let language = self.language(options, &audio)?;
-        Ok(Heard { options, audio, seconds, language })
+        self.check_options(options)?;
+        Ok(seconds)
     }
 
-    fn check(&self, options: &DecodeOptions) -> Result<(), SttError> {
+    fn check_options(&self, options: &DecodeOptions) -> Result<(), SttError> {
         let known = &self.info.languages;
         let asked = options.language.iter().chain(&options.allowed_languages);
         if let Some(unknown) = asked.into_iter().find(|code| !known.contains(code)) {
@@ -299,35 +340,78 @@ impl WhisperTranscriber {
         Attempt { decoded, ratio, verdict, temperature }
     }
 
-    /// One try at one window by itself.
-    fn attempt(&self, heard: &Heard<'_>, temperature: f32) -> candle_core::Result<Attempt> {
-        let job = self.job(heard, temperature);
-        let options = heard.options;
-        let decoded = if options.beam_size > 1 && temperature == 0.0 {
-            let beams = beam::Beams { size: options.beam_size, length_penalty: options.length_penalty };
-            beam::run(&self.model.decoder, &self.tokenizer, &job, beams)?
-        } else {
-            let mut results = search::run(&self.model.decoder, &self.tokenizer, &[job])?;
-            results.pop().unwrap_or_default()
+    /// One try at each of these windows: the beams of one window by themselves, all others in one batch.
+    fn attempt(&self, tries: &[(&Heard<'_>, f32)]) -> Vec<Result<Attempt, SttError>> {
+        let alone =
+            |&(heard, temperature): &(&Heard<'_>, f32)| heard.options.beam_size > 1 && temperature == 0.0;
+        let jobs: Vec<search::Job<'_>> = tries
+            .iter()
+            .filter(|one| !alone(one))
+            .map(|(heard, temperature)| self.job(heard, *temperature))
+            .collect();
+        // One failure on the device is a failure of the whole batch.
+        let batch = search::run(&self.model.decoder, &self.tokenizer, &jobs).map_err(SttError::from);
+        drop(jobs);
+        let mut batch = batch.map(Vec::into_iter);
+        let result = |one: &(&Heard<'_>, f32)| {
+            let (heard, temperature) = *one;
+            let decoded = if alone(one) {
+                let beams = beam::Beams {
+                    size: heard.options.beam_size,
+                    length_penalty: heard.options.length_penalty,
+                };
+                beam::run(&self.model.decoder, &self.tokenizer, &self.job(heard, temperature), beams)?
+            } else {
+                batch.as_mut().map_err(|error| error.clone())?.next().unwrap_or_default()
+            };
+            Ok(self.judge(heard, decoded, temperature))
         };
-        Ok(self.judge(heard, decoded, temperature))
+        tries.iter().map(result).collect()
     }
 
-    /// Tries the remaining temperatures until a result passes; the least bad one otherwise.
-    fn settle(&self, heard: &Heard<'_>, first: Attempt) -> candle_core::Result<Attempt> {
-        let mut best = first;
-        for &temperature in heard.options.temperatures.iter().skip(1) {
-            if !matches!(best.verdict, fallback::Verdict::Retry(_)) {
+    /// Tries one temperature after the other, each with all windows that no result has passed for yet; the least bad
+    /// result of a window otherwise.
+    fn settle(&self, heard: &[Result<Heard<'_>, SttError>]) -> Vec<Option<Result<Attempt, SttError>>> {
+        let mut best: Vec<Option<Result<Attempt, SttError>>> = heard.iter().map(|_| None).collect();
+        for round in 0.. {
+            let mut open = Vec::new();
+            let mut tries = Vec::new();
+            for (i, (heard, best)) in heard.iter().zip(&best).enumerate() {
+                let Ok(heard) = heard else { continue };
+                let temperature = match (round, heard.options.temperatures.get(round)) {
+                    (0, None) => 0.0,
+                    (_, Some(temperature)) => *temperature,
+                    (_, None) => continue,
+                };
+                let retry = match best {
+                    None => true,
+                    Some(Ok(attempt)) => matches!(attempt.verdict, fallback::Verdict::Retry(_)),
+                    Some(Err(_)) => false,
+                };
+                if retry {
+                    open.push(i);
+                    tries.push((heard, temperature));
+                }
+            }
+            if tries.is_empty() {
                 break;
             }
-            let next = self.attempt(heard, temperature)?;
-            let better =
-                fallback::rank(next.verdict, &next.decoded) > fallback::rank(best.verdict, &best.decoded);
-            if !matches!(next.verdict, fallback::Verdict::Retry(_)) || better {
-                best = next;
+            for (i, next) in open.into_iter().zip(self.attempt(&tries)) {
+                let Some(best) = best.get_mut(i) else { continue };
+                let keep = match (&*best, &next) {
+                    (Some(Ok(best)), Ok(next)) => {
+                        matches!(next.verdict, fallback::Verdict::Retry(_))
+                            && fallback::rank(next.verdict, &next.decoded)
+                                <= fallback::rank(best.verdict, &best.decoded)
+                    }
+                    _ => false,
+                };
+                if !keep {
+                    *best = Some(next);
+                }
             }
         }
-        Ok(best)
+        best
     }
 
     fn hypothesis(&self, heard: &Heard<'_>, attempt: Attempt) -> candle_core::Result<Hypothesis> {
@@ -352,15 +436,16 @@ impl WhisperTranscriber {
         }
         hypothesis.text = self.tokenizer.decode(&decoded.tokens).trim().to_owned();
         if heard.options.word_timestamps && !hypothesis.text.is_empty() {
-            hypothesis.words = self.words(heard, &decoded.tokens)?;
+            (hypothesis.words, hypothesis.attended) = self.words(heard, &decoded.tokens)?;
         }
         hypothesis.segments = self.segments(heard, &decoded.tokens, &hypothesis.words);
         hypothesis.tokens = decoded.tokens;
         Ok(hypothesis)
     }
 
-    /// Times of words: reads the text once more in one pass and follows the alignment heads.
-    fn words(&self, heard: &Heard<'_>, tokens: &[u32]) -> candle_core::Result<Vec<Word>> {
+    /// Times of words, and where the decoder looked for them: reads the text once more in one pass and follows the
+    /// alignment heads.
+    fn words(&self, heard: &Heard<'_>, tokens: &[u32]) -> candle_core::Result<(Vec<Word>, Vec<f64>)> {
         let text: Vec<u32> = tokens.iter().copied().filter(|&t| self.tokenizer.is_text(t)).collect();
         let language = heard.language.as_ref();
         let head =
@@ -370,8 +455,11 @@ impl WhisperTranscriber {
         let used = (heard.seconds * f64::from(SAMPLE_RATE_HZ)) as usize;
         let used = used.div_ceil(HOP) / 2;
         let matrix = align::matrix(&weights, used, self.model.config.median_filter_width);
-        let starts: Vec<f64> =
-            align::warp(&matrix, used).into_iter().map(|p| p as f64 * SECONDS_PER_POSITION).collect();
+        let at = |positions: Vec<usize>| -> Vec<f64> {
+            positions.into_iter().map(|p| p as f64 * SECONDS_PER_POSITION).collect()
+        };
+        let starts = at(align::warp(&matrix, used));
+        let places = at(align::attended(&matrix, used));
         let end = self.tokenizer.specials.end as usize;
         let probabilities: Vec<f32> = logits
             .iter()
@@ -379,7 +467,7 @@ impl WhisperTranscriber {
             .map(|(logits, &token)| search::probability(logits.get(..end).unwrap_or(logits), Some(token)))
             .collect();
         let split = self.tokenizer.words(&text, language.map(|l| l.0.as_str()));
-        Ok(align::words(split, &starts, &probabilities, heard.seconds))
+        Ok(align::words(split, &starts, &probabilities, &places, heard.seconds))
     }
 
     /// Reads `head` and `text` in one pass: the alignment heads' attention of the head's last token and of the text,
@@ -413,16 +501,21 @@ impl WhisperTranscriber {
         let mut pending: Vec<u32> = Vec::new();
         let mut start = words.first().map_or(0.0, |w| w.start);
         let mut close = |pending: &mut Vec<u32>, start: f64, end: f64| {
-            let text = self.tokenizer.decode(pending).trim().to_owned();
-            pending.clear();
+            let tokens = std::mem::take(pending);
+            let text = self.tokenizer.decode(&tokens).trim().to_owned();
             if !text.is_empty() {
-                segments.push(Segment { start, end: end.max(start), text });
+                segments.push(Segment { start, end: end.max(start), text, tokens });
             }
         };
         for &token in tokens {
             if self.tokenizer.is_timestamp(token) {
                 let time = self.tokenizer.seconds(token).min(heard.seconds);
-                close(&mut pending, start, time);
+                if pending.iter().any(|token| self.tokenizer.is_text(*token)) {
+                    pending.push(token);
+                    close(&mut pending, start, time);
+                } else {
+                    pending = vec![token];
+                }
                 start = time;
             } else {
                 pending.push(token);
@@ -434,27 +527,52 @@ impl WhisperTranscriber {
     }
 
     fn run(&self, windows: &[Window]) -> Vec<Result<Hypothesis, SttError>> {
-        let heard: Vec<Result<Heard<'_>, SttError>> = windows.iter().map(|w| self.hear(w)).collect();
-        let temperature = |h: &Heard<'_>| h.options.temperatures.first().copied().unwrap_or(0.0);
-        let alone = |h: &Heard<'_>| h.options.beam_size > 1 && temperature(h) == 0.0;
-        let jobs: Vec<search::Job<'_>> =
-            heard.iter().flatten().filter(|h| !alone(h)).map(|h| self.job(h, temperature(h))).collect();
-        // One failure on the device is a failure of the whole batch.
-        let batch = search::run(&self.model.decoder, &self.tokenizer, &jobs).map_err(SttError::from);
-        drop(jobs);
-        let mut batch = batch.map(Vec::into_iter);
-        let finish = |heard: Result<Heard<'_>, SttError>| {
+        let heard = self.hear_all(windows);
+        let settled = self.settle(&heard);
+        let finish = |(heard, settled): (Result<Heard<'_>, SttError>, Option<Result<Attempt, SttError>>)| {
             let heard = heard?;
-            let first = if alone(&heard) {
-                self.attempt(&heard, temperature(&heard))?
-            } else {
-                let decoded = batch.as_mut().map_err(|e| e.clone())?.next().unwrap_or_default();
-                self.judge(&heard, decoded, temperature(&heard))
-            };
-            let settled = self.settle(&heard, first)?;
-            self.hypothesis(&heard, settled).map_err(SttError::from)
+            let attempt =
+                settled.unwrap_or_else(|| Err(SttError::Inference("nothing was decoded".to_owned())))?;
+            self.hypothesis(&heard, attempt).map_err(SttError::from)
         };
-        heard.into_iter().map(finish).collect()
+        heard.into_iter().zip(settled).map(finish).collect()
+    }
+
+    /// What [`Transcriber::measure`] times: half a window of sound each, as many tokens as speech has, and its words
+    /// aligned.
+    fn rehearse(&self, windows: usize) -> Result<(), SttError> {
+        let decoder = &self.model.decoder;
+        let positions = self.model.config.dims.max_target_positions;
+        let seconds = self.info.window_s / 2.0;
+        let tone: Vec<f32> = (0..(seconds * f64::from(SAMPLE_RATE_HZ)) as usize)
+            .map(|i| (i as f32 * 0.07).sin() * 0.1)
+            .collect();
+        let window = Window { samples: tone, options: Arc::default() };
+        let text: Vec<u32> = (0..(seconds * SPOKEN_TOKENS_PER_SECOND) as u32).collect();
+        let text = text.get(..text.len().min(positions / 2)).unwrap_or_default();
+        let states = self.encode_all(&vec![&window; windows])?;
+        let audio = states.iter().map(|s| decoder.prepare(s)).collect::<candle_core::Result<Vec<_>>>()?;
+        let mut caches =
+            audio.iter().map(|_| decoder.new_cache(text.len())).collect::<candle_core::Result<Vec<_>>>()?;
+        for token in text {
+            let tokens = [*token];
+            let rows = caches.iter_mut().zip(&audio);
+            let mut rows: Vec<Row<'_>> =
+                rows.map(|(cache, audio)| Row { cache, audio, tokens: &tokens, wanted: &[0] }).collect();
+            decoder.forward(&mut rows, &[])?;
+        }
+        for audio in &audio {
+            self.forced(audio, &[self.tokenizer.specials.start], text)?;
+        }
+        Ok(())
+    }
+
+    /// Runs work on the threads that this model was given.
+    fn on_own_threads<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        match &self.pool {
+            Some(pool) => pool.install(work),
+            None => work(),
+        }
     }
 }
 
@@ -468,10 +586,20 @@ impl Transcriber for WhisperTranscriber {
         let dims = &self.model.config.dims;
         let window = 2 * dims.decoder_layers * dims.max_source_positions * dims.d_model * size_of::<f32>();
         let group = (GROUP_BYTES / window.max(1)).max(1);
-        let run = || windows.chunks(group).flat_map(|windows| self.run(windows)).collect();
-        match &self.pool {
-            Some(pool) => pool.install(run),
-            None => run(),
+        self.on_own_threads(|| windows.chunks(group).flat_map(|windows| self.run(windows)).collect())
+    }
+
+    fn measure(&mut self, windows: usize) -> Result<Duration, SttError> {
+        let windows = windows.max(1);
+        // The first time pays for memory and threads.
+        self.on_own_threads(|| self.rehearse(1))?;
+        let mut best = Duration::MAX;
+        // Whatever else runs on the machine can only make a round longer.
+        for _ in 0..REHEARSALS {
+            let started = Instant::now();
+            self.on_own_threads(|| self.rehearse(windows))?;
+            best = best.min(started.elapsed());
         }
+        Ok(best / u32::try_from(windows).unwrap_or(u32::MAX))
     }
 }

@@ -47,6 +47,8 @@ pub struct Decoder {
     /// Set by the bytes when they fail, whatever the demuxer makes of it.
     source_failed: SourceError,
     duration_hint: Option<Duration>,
+    /// Which channel is heard; `None` for the mean of all.
+    channel: Option<usize>,
     resampler: Option<Resampler>,
     /// Interleaved frames of one step, kept for its allocation.
     interleaved: Vec<f32>,
@@ -85,7 +87,14 @@ impl Decoder {
     /// [`AudioError::Read`], [`AudioError::Empty`], [`AudioError::UnknownFormat`],
     /// [`AudioError::UnsupportedCodec`], [`AudioError::NoAudioTrack`], or a header that is cut or damaged.
     pub fn open(path: &Path) -> Result<Self, AudioError> {
-        let name = path.display().to_string();
+        Self::open_as(path, path.display().to_string())
+    }
+
+    /// Opens a file that error messages call `name`, for whoever must not see where it lies.
+    ///
+    /// # Errors
+    /// As for [`Decoder::open`].
+    pub fn open_as(path: &Path, name: String) -> Result<Self, AudioError> {
         let read_error = |source| AudioError::Read { name: name.clone(), source };
         let mut file = File::open(path).map_err(read_error)?;
         let meta = file.metadata().map_err(read_error)?;
@@ -139,6 +148,13 @@ impl Decoder {
         Self::build(name, bytes, &Head { bytes: head, streamed: true, by_frames: false })
     }
 
+    /// Only this channel is heard, the first being 0, instead of the mean of all; silence where there is none.
+    #[must_use]
+    pub const fn only_channel(mut self, channel: Option<usize>) -> Self {
+        self.channel = channel;
+        self
+    }
+
     /// The container that the bytes are in.
     #[must_use]
     pub const fn container(&self) -> Container {
@@ -175,6 +191,7 @@ impl Decoder {
             frames,
             source_failed,
             duration_hint,
+            channel: None,
             resampler: None,
             interleaved: Vec::new(),
             mono: Vec::new(),
@@ -184,38 +201,76 @@ impl Decoder {
         })
     }
 
+    /// The next frames as they are in the recording, with their rate in Hz and how many channels they interleave; for
+    /// who wants the channels instead of hearing the recording. On one decoder call either this or
+    /// [`AudioSource::next_chunk`].
+    ///
+    /// # Errors
+    /// As for [`AudioSource::next_chunk`].
+    #[allow(clippy::type_complexity, reason = "said in the first sentence; a name would say less")]
+    pub fn next_frames(&mut self) -> Result<Option<(&[f32], u32, usize)>, AudioError> {
+        while matches!(self.state, State::Decoding) {
+            match self.step() {
+                Ok(_) if self.interleaved.is_empty() => {}
+                Ok((rate_hz, channels)) => {
+                    let frames = (self.interleaved.len() / channels.max(1)) as u64;
+                    self.stats.samples += frames * u64::from(SAMPLE_RATE_HZ) / u64::from(rate_hz.max(1));
+                    return Ok(Some((&self.interleaved, rate_hz, channels)));
+                }
+                Err(ending) => {
+                    let error = self.ended(ending);
+                    self.state = State::Done;
+                    return error.map_or(Ok(None), Err);
+                }
+            }
+        }
+        Ok(None)
+    }
+
     fn at_seconds(&self) -> f64 {
         (self.stats.samples + self.ready.len() as u64) as f64 / f64::from(SAMPLE_RATE_HZ)
     }
 
     /// One step of decoding: appends to `ready`, or begins to drain.
     fn advance(&mut self) {
+        let ending = match self.step() {
+            Ok((rate_hz, channels)) => match self.accept(rate_hz, channels) {
+                Ok(()) => return,
+                Err(error) => Ending::Corrupt(error.to_string()),
+            },
+            Err(ending) => ending,
+        };
+        self.flush();
+        let error = self.ended(ending);
+        self.state = State::Draining(error);
+    }
+
+    /// Decodes the next frames into `interleaved`; gives their shape.
+    fn step(&mut self) -> Result<(u32, usize), Ending> {
         self.interleaved.clear();
         let (frames, interleaved) = (&mut self.frames, &mut self.interleaved);
         let step = guarded(|| frames.step(interleaved));
         if let Frames::Demuxed(demuxer) = &self.frames {
             self.stats.damaged_packets = demuxer.damaged_packets;
         }
-        let ending = match step {
-            Ok(Step::Frames { rate_hz, channels }) => match self.accept(rate_hz, channels) {
-                Ok(()) => return,
-                Err(error) => Ending::Corrupt(error.to_string()),
-            },
-            Ok(Step::End) => Ending::Clean,
-            Ok(Step::Short) => Ending::Truncated,
-            Ok(Step::Failed(error)) => ending_of(error),
-            Err(reason) => Ending::Corrupt(reason),
-        };
-        self.flush();
-        let at_seconds = self.at_seconds();
-        let name = self.name.clone();
-        let error = match (self.source_failed.lock().take(), ending) {
+        match step {
+            Ok(Step::Frames { rate_hz, channels }) => Ok((rate_hz, channels)),
+            Ok(Step::End) => Err(Ending::Clean),
+            Ok(Step::Short) => Err(Ending::Truncated),
+            Ok(Step::Failed(error)) => Err(ending_of(error)),
+            Err(reason) => Err(Ending::Corrupt(reason)),
+        }
+    }
+
+    /// The error of an ending, if it is one.
+    fn ended(&self, ending: Ending) -> Option<AudioError> {
+        let (at_seconds, name) = (self.at_seconds(), self.name.clone());
+        match (self.source_failed.lock().take(), ending) {
             (Some(failed), _) => Some(source_error(&name, failed, at_seconds)),
             (None, Ending::Clean) => None,
             (None, Ending::Truncated) => Some(AudioError::Truncated { name, at_seconds }),
             (None, Ending::Corrupt(reason)) => Some(AudioError::Corrupt { name, at_seconds, reason }),
-        };
-        self.state = State::Draining(error);
+        }
     }
 
     /// Mixes and resamples what one step gave.
@@ -225,7 +280,14 @@ impl Decoder {
             self.resampler = Some(Resampler::new(rate_hz)?);
         }
         self.mono.clear();
-        mix_to_mono(&self.interleaved, channels, &mut self.stats, &mut self.mono);
+        match self.channel {
+            None => mix_to_mono(&self.interleaved, channels, &mut self.stats, &mut self.mono),
+            Some(channel) => {
+                let frames = self.interleaved.chunks_exact(channels.max(1));
+                let one: Vec<f32> = frames.map(|frame| frame.get(channel).copied().unwrap_or(0.0)).collect();
+                mix_to_mono(&one, 1, &mut self.stats, &mut self.mono);
+            }
+        }
         if let Some(resampler) = &mut self.resampler {
             let mut out = Vec::new();
             resampler.push(&self.mono, &mut out);

@@ -26,10 +26,16 @@ use symphonia::core::{
     units::{Duration, TimeBase},
 };
 
-use super::opus::{OPUS_RATE_HZ, OpusPacket, OpusTrack};
+use super::{
+    opus::{OPUS_RATE_HZ, OpusPacket, OpusTrack},
+    vorbis,
+};
 
 /// So many damaged packets in a row, and the rest of the file is given up.
 const MAX_DAMAGED_RUN: u32 = 64;
+/// Samples of one packet, all channels together, at most: what FLAC and ALAC can have (eight channels of 65,536). Decoders
+/// allocate this before the first packet, so the word of a header cannot be taken for it.
+const MAX_PACKET_SAMPLES: u64 = 1 << 19;
 /// So much may be missing at the end against the container's own count before the file counts as truncated.
 const END_SLACK_SECONDS: f64 = 0.25;
 
@@ -331,6 +337,16 @@ fn make_codec(parameters: &AudioCodecParameters, big_endian_head: bool) -> Resul
         let track = OpusTrack::new(&head).map_err(|bad| OpenError::Codec(format!("Opus, but {}", bad.0)))?;
         return Ok(Codec::Opus(Box::new(track)));
     }
+    let channels = parameters.channels.as_ref().map_or(1, |channels| channels.count() as u64);
+    let packet_samples = parameters.max_frames_per_packet.unwrap_or(0).saturating_mul(channels);
+    if packet_samples > MAX_PACKET_SAMPLES {
+        return Err(OpenError::Codec(format!("packets of {packet_samples} samples")));
+    }
+    if parameters.codec == codec::CODEC_ID_VORBIS
+        && parameters.extra_data.as_deref().is_some_and(vorbis::is_oversized)
+    {
+        return Err(OpenError::Codec("Vorbis with larger codebooks than encoders make".to_owned()));
+    }
     symphonia::default::get_codecs()
         .make_audio_decoder(parameters, &AudioDecoderOptions::default())
         .map(Codec::Symphonia)
@@ -358,4 +374,43 @@ fn codec_name(id: AudioCodecId) -> Option<&'static str> {
         (codec::CODEC_ID_SPEEX, "Speex"),
     ];
     NAMES.iter().find(|(known, _)| *known == id).map(|(_, name)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// Apple's container with IMA ADPCM, up to its first packet.
+    fn caf(packet_bytes: u32, packet_frames: u32, channels: u32) -> Vec<u8> {
+        let mut bytes = b"caff\0\x01\0\0desc".to_vec();
+        bytes.extend(32_u64.to_be_bytes());
+        bytes.extend(16_000_f64.to_be_bytes());
+        bytes.extend(b"ima4");
+        for word in [0, packet_bytes, packet_frames, channels, 0] {
+            bytes.extend(word.to_be_bytes());
+        }
+        bytes.extend(b"data");
+        bytes.extend(38_u64.to_be_bytes());
+        bytes.extend([0; 4 + 34]);
+        bytes
+    }
+
+    /// From a file: this container says behind the sound what it is.
+    fn open(bytes: &[u8]) -> Result<Demuxer, OpenError> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.rewind().unwrap();
+        Demuxer::open(Source::new(Bytes::File(file, bytes.len() as u64)).0)
+    }
+
+    #[test]
+    fn packets_longer_than_any_encoder_makes_are_refused_before_memory_is_asked_for() {
+        assert!(open(&caf(34, 64, 1)).is_ok());
+        for (frames, channels) in [(u32::MAX, 1), (1 << 20, 1), (1 << 19, 2)] {
+            let refused = open(&caf(34, frames, channels)).map(|_| ()).unwrap_err();
+            assert!(matches!(&refused, OpenError::Codec(what) if what.contains("packets of")), "{refused:?}");
+        }
+    }
 }

@@ -7,6 +7,7 @@
 //! ```text
 //! file ──> sniff ──> decode (wav | symphonia | opus) ──> mean of channels ──> resample ──> AudioSource
 //! socket bytes ──> sniff ──> pipe ──> decode ──┘
+//!              ──> pcm, opus packets ──> split (the mean of the channels, or each by itself, resampled)
 //! microphone ──> ring ──> resample ──> CaptureEvent      file:PATH ──> decode ──> paced ──> CaptureEvent
 //! any of them ──> vad (speech start, speech end, probability per frame)
 //! ```
@@ -16,12 +17,16 @@ use std::{io, time::Duration};
 pub mod capture;
 pub mod decode;
 mod demux;
-mod opus;
+pub mod opus;
 pub mod paced;
+pub mod pcm;
 pub mod pipe;
 pub mod resample;
+pub mod scene;
 pub mod sniff;
+pub mod split;
 pub mod vad;
+mod vorbis;
 mod wav;
 
 /// The rate of all audio inside godctl, in Hz: what Whisper was trained on.

@@ -1,15 +1,50 @@
-//! Opus packets to PCM, in pure Rust: runs on the decoder's thread.
+//! Opus packets to PCM, in pure Rust: runs on the decoder's thread, or where the packets arrive.
 //!
 //! The demuxer hands over packets and the `OpusHead` of RFC 7845; this file skips the encoder's delay, applies
-//! the output gain and conceals packets that do not decode, so that the clock stays right.
+//! the output gain and conceals packets that do not decode, so that the clock stays right. [`OpusPackets`] takes
+//! packets that come one by one without any container.
 
 use opus_decoder::OpusDecoder;
 
 /// Opus is always decoded at this rate: pre-skip and trims count in it.
-pub(super) const OPUS_RATE_HZ: u32 = 48_000;
+pub const OPUS_RATE_HZ: u32 = 48_000;
 
 const HEAD_MAGIC: &[u8] = b"OpusHead";
 const MIN_HEAD_BYTES: usize = 19;
+
+/// Bare packets, as a telephone or a WebRTC track has them: one to a call, with nothing around them.
+pub struct OpusPackets {
+    decoder: Box<OpusDecoder>,
+    channels: usize,
+    buffer: Vec<f32>,
+}
+
+impl std::fmt::Debug for OpusPackets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpusPackets").field("channels", &self.channels).finish_non_exhaustive()
+    }
+}
+
+impl OpusPackets {
+    /// A decoder that gives this many channels, 1 or 2; `None` for any other number.
+    #[must_use]
+    pub fn new(channels: usize) -> Option<Self> {
+        let decoder =
+            (1..=2).contains(&channels).then(|| OpusDecoder::new(OPUS_RATE_HZ, channels).ok())??;
+        let buffer = vec![0.0; OpusDecoder::MAX_FRAME_SIZE_48K * channels];
+        Some(Self { decoder: Box::new(decoder), channels, buffer })
+    }
+
+    /// The samples of a packet at [`OPUS_RATE_HZ`], interleaved; `None` when it is no Opus packet.
+    pub fn decode(&mut self, packet: &[u8]) -> Option<&[f32]> {
+        // An empty packet asks the decoder to make sound up.
+        if packet.is_empty() {
+            return None;
+        }
+        let frames = self.decoder.decode_float(packet, &mut self.buffer, false).ok()?;
+        self.buffer.get(..frames * self.channels)
+    }
+}
 
 /// The head cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +138,15 @@ mod tests {
         assert!(OpusTrack::new(&head(3, 0, 0, 0)).is_err(), "family 0 has one or two channels");
         assert!(OpusTrack::new(&head(6, 0, 0, 1)).is_err(), "surround sound");
         assert!(OpusTrack::new(&head(2, 312, 0, 0)).is_ok());
+    }
+
+    #[test]
+    fn bare_packets_give_sound_and_rubbish_gives_none() {
+        let mut packets = OpusPackets::new(2).unwrap();
+        assert_eq!(packets.decode(&[0xf8, 0xff, 0xfe]).map(<[f32]>::len), Some(2 * 960));
+        assert_eq!(packets.decode(&[0xfb, 0x00]), None, "code 3 with zero frames");
+        assert_eq!(packets.decode(&[]), None);
+        assert!(OpusPackets::new(0).is_none() && OpusPackets::new(3).is_none());
     }
 
     #[test]

@@ -21,7 +21,12 @@ pub struct PipeClosed;
 #[must_use]
 pub fn byte_pipe(capacity: usize) -> (PipeWriter, PipeReader) {
     let shared = Arc::new(Shared {
-        state: Mutex::new(State { bytes: VecDeque::new(), writer: Writer::Open, reader_gone: false }),
+        state: Mutex::new(State {
+            bytes: VecDeque::new(),
+            writer: Writer::Open,
+            hungry: false,
+            reader_gone: false,
+        }),
         capacity: capacity.max(1),
         readable: Condvar::new(),
         writable: Notify::new(),
@@ -40,6 +45,8 @@ enum Writer {
 struct State {
     bytes: VecDeque<u8>,
     writer: Writer,
+    /// The reader waits for more.
+    hungry: bool,
     reader_gone: bool,
 }
 
@@ -98,6 +105,20 @@ impl PipeWriter {
         }
     }
 
+    /// Waits until the reader has taken everything and waits for more: it has then done all that it can do with what
+    /// was written. Cancel safe.
+    pub async fn drained(&mut self) {
+        loop {
+            {
+                let state = self.shared.state.lock();
+                if state.reader_gone || (state.hungry && state.bytes.is_empty()) {
+                    return;
+                }
+            }
+            self.shared.writable.notified().await;
+        }
+    }
+
     /// Says that the stream is complete.
     pub fn finish(self) {
         self.shared.close_writer(Writer::Finished);
@@ -125,12 +146,17 @@ impl Read for PipeReader {
         let mut state = self.shared.state.lock();
         loop {
             if !state.bytes.is_empty() {
+                state.hungry = false;
                 let n = state.bytes.read(buffer)?;
                 self.shared.writable.notify_one();
                 return Ok(n);
             }
             match state.writer {
-                Writer::Open => self.shared.readable.wait(&mut state),
+                Writer::Open => {
+                    state.hungry = true;
+                    self.shared.writable.notify_one();
+                    self.shared.readable.wait(&mut state);
+                }
                 Writer::Finished => return Ok(0),
                 Writer::Gone => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
@@ -191,6 +217,33 @@ mod tests {
         assert!(futures_util::poll!(waiting.as_mut()).is_pending());
         drop(reader);
         assert_eq!(waiting.await, Err(PipeClosed));
+    }
+
+    #[tokio::test]
+    async fn a_pipe_is_drained_when_its_reader_wants_more() {
+        let shutdown = Shutdown::new();
+        let (mut writer, mut reader) = byte_pipe(16);
+        let (took, taken) = std::sync::mpsc::sync_channel(8);
+        let body = move || {
+            let mut byte = [0];
+            while reader.read(&mut byte).is_ok_and(|n| n == 1) {
+                took.send(byte[0]).unwrap();
+            }
+        };
+        shutdown.thread("reader", body).unwrap();
+        for text in [&b"abc"[..], b"d", b""] {
+            writer.write_all(text).await.unwrap();
+            writer.drained().await;
+            // All of it has been dealt with by now.
+            assert_eq!(taken.try_iter().collect::<Vec<u8>>(), text);
+        }
+        writer.finish();
+        shutdown.finish(std::time::Duration::from_secs(5)).await.unwrap();
+        // A reader that has gone wants nothing, and nobody waits for it.
+        let (mut writer, reader) = byte_pipe(16);
+        writer.write_all(b"x").await.unwrap();
+        drop(reader);
+        writer.drained().await;
     }
 
     proptest! {

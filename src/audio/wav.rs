@@ -6,8 +6,9 @@
 
 use std::io::{self, Read};
 
-/// Frames that one call of [`WavReader::read_frames`] decodes at most.
-const FRAMES_PER_READ: usize = 4_096;
+/// Bytes that one call of [`WavReader::read_frames`] decodes at most, or one frame. A header can claim frames of 64 KB, so
+/// a number of frames would be no limit.
+const READ_BYTES: usize = 32 * 1_024;
 /// Chunks before the sound (pictures, notes) may not be longer than this in all.
 const MAX_HEADER_BYTES: u64 = 64 * 1024 * 1024;
 const MAX_FORMAT_BYTES: u64 = 1_024;
@@ -40,7 +41,7 @@ impl From<io::Error> for WavError {
 
 /// How one sample is stored; integers are left-justified in their bytes, whatever their number of valid bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Encoding {
+pub(super) enum Encoding {
     U8,
     S16,
     S24,
@@ -141,7 +142,7 @@ impl WavReader {
 
     /// Appends the next frames to `out`, interleaved.
     pub(super) fn read_frames(&mut self, out: &mut Vec<f32>) -> io::Result<WavRead> {
-        let most = (FRAMES_PER_READ * self.frame_bytes) as u64;
+        let most = READ_BYTES.max(self.frame_bytes) as u64;
         let wanted = self.left.unwrap_or(most).min(most) as usize / self.frame_bytes * self.frame_bytes;
         if wanted == 0 {
             return Ok(WavRead::End);
@@ -213,7 +214,8 @@ impl Format {
 }
 
 impl Encoding {
-    fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
+    /// Appends the samples of `bytes`, which hold a whole number of them.
+    pub(super) fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
         match self {
             Self::U8 => out.extend(bytes.iter().map(|b| (f32::from(*b) - 128.0) / 128.0)),
             Self::S16 => {
@@ -356,6 +358,22 @@ mod tests {
         let data: Vec<u8> = (0..20_001).map(|i| i as u8).collect();
         let (samples, end) = decode(wav(&header(TAG_PCM, 2, 40_000), &data));
         assert_eq!((samples.len(), end), (10_000, WavRead::Truncated));
+    }
+
+    #[test]
+    fn a_header_of_wide_frames_asks_for_no_more_than_one_of_them() {
+        let header = Header {
+            tag: TAG_PCM,
+            channels: 32_767,
+            sample_bytes: 2,
+            riff_len: u32::MAX,
+            data_len: u32::MAX,
+        };
+        let mut reader = WavReader::open(Box::new(io::Cursor::new(wav(&header, &[0; 70_000])))).unwrap();
+        let mut out = Vec::new();
+        assert_eq!(reader.read_frames(&mut out).unwrap(), WavRead::Frames);
+        assert_eq!((out.len(), reader.buffer.len()), (32_767, 65_534));
+        assert_eq!(reader.read_frames(&mut out).unwrap(), WavRead::End);
     }
 
     #[test]

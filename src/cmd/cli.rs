@@ -13,8 +13,8 @@ use std::{
 use clap::{ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use super::{
-    Context, Exit, Failure, Stream, Terminal, asr_serve, bus, completions, config, demo, doctor, models,
-    transcribe, up, version,
+    Context, Exit, Failure, Stream, Terminal, agent, asr_serve, bus, completions, config, demo, doctor,
+    extension, models, transcribe, up, version,
 };
 use crate::{
     config::{Color, ConfigError, Environment, Loaded, Loader, LogFormat, Overrides},
@@ -40,6 +40,7 @@ Examples:
   godctl asr-serve --listen 127.0.0.1:8000      serve transcription to other programs
   godctl doctor                                 what works on this machine, and how to fix the rest
   godctl bus tail                               watch events as they come
+  godctl agent start claude -p \"fix the typo\"   let a coding agent work on a prompt
   godctl up                                     run the configured parts, and keep them running
   godctl models list                            which speech models there are, and which are here
   godctl config show --origin                   every setting, and who set it
@@ -47,7 +48,7 @@ Examples:
   godctl completions bash > ~/.local/share/bash-completion/completions/godctl
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 69 a needed service is unreachable,
-78 wrong configuration, 130 interrupted twice.";
+75 try again later, 78 wrong configuration, 130 interrupted.";
 
 /// Flags that every subcommand takes.
 #[derive(Debug, clap::Args)]
@@ -103,6 +104,8 @@ enum Command {
     Demo(demo::Args),
     /// Publish, watch, replay and work off events
     Bus(bus::Args),
+    /// Let coding agents work on prompts
+    Agent(agent::Args),
     /// Run the configured parts under one supervisor, or write systemd units that do
     Up(up::Args),
     /// Helps to write programs for the bus
@@ -114,6 +117,8 @@ enum Command {
     Doctor(doctor::Args),
     /// List, download and remove speech models
     Models(models::ModelsArgs),
+    /// The browser extension that captions a tab or the microphone
+    Extension(extension::Args),
     /// Write a completion script for a shell to standard output
     Completions(completions::Args),
     /// Tell the version and what was built in
@@ -192,7 +197,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::AsrServe(args) => {
             let loaded = session.load(args.overrides())?;
-            asr_serve::run(&session.start(loaded, Audience::Operator)?)
+            let audience = if args.serves() { Audience::Operator } else { Audience::Person };
+            asr_serve::run(&args, &session.start(loaded, audience)?)
         }
         Command::Transcribe(args) => {
             let loaded = session.load(args.overrides())?;
@@ -205,6 +211,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Bus(args) => {
             let loaded = session.load(args.overrides())?;
             bus::run(&args, &session.start(loaded, Audience::Person)?)
+        }
+        Command::Agent(args) => {
+            let loaded = session.load(Overrides::default())?;
+            agent::run(&args, &session.start(loaded, Audience::Person)?)
         }
         Command::Up(args) => {
             let passed_on = session.global.passed_on();
@@ -231,6 +241,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let loaded = session.load(Overrides::default())?;
             models::main(args, &session.start(loaded, Audience::Person)?)
         }
+        Command::Extension(args) => extension::run(&args),
         Command::Completions(args) => completions::run(&args, &mut tree()),
         Command::Version(args) => version::run(&args),
     }

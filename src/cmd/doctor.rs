@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use super::{
     Context, Exit, Failure, Stdout, bus,
     findings::{Finding, Named, Report, Status},
-    probe,
+    probe::{self, Healthy, ProbeError},
 };
 use crate::{
     asr::weights::{self, BUILTIN},
@@ -36,6 +36,7 @@ Examples:
   godctl doctor                          everything, as a table
   godctl doctor --json | jq '.checks[] | select(.status != \"ok\")'
   godctl doctor --server                 does the server at asr.listen answer? (a container's check)
+  godctl doctor --server asr.example:443 another one, over http or https, whichever it speaks
 
 Exits with 0 when nothing essential fails, even where something optional is missing.")]
 pub(super) struct Args {
@@ -54,11 +55,12 @@ pub(super) fn run(args: &Args, context: &Context, problem: Option<ConfigError>) 
         if let Some(error) = problem {
             return Err(error.into());
         }
-        return server(address.as_ref().unwrap_or(&context.config.asr.listen));
+        let asr = &context.config.asr;
+        return server(address.as_ref().unwrap_or(&asr.listen), asr.tls_cert.as_deref());
     }
 
     let report = examine(context, checks(context, problem))?;
-    report.print(args.json, context.terminal.stdout.color)
+    report.print(args.json, context.terminal.stdout.color, Exit::Failed)
 }
 
 /// All checks, in the order they are shown. A new room adds its own here.
@@ -74,7 +76,7 @@ fn checks(context: &Context, problem: Option<ConfigError>) -> Vec<(&'static str,
     let file = paths.config_file.clone();
     let log = config.log.clone();
     let data_dir = paths.data_dir.clone();
-    let listen = config.asr.listen.clone();
+    let (listen, cert) = (config.asr.listen.clone(), config.asr.tls_cert.clone());
     let models = config.models;
     let (event_bus, bus_dir) = (config.bus, paths.data_dir.clone());
 
@@ -88,7 +90,7 @@ fn checks(context: &Context, problem: Option<ConfigError>) -> Vec<(&'static str,
         ("processor", Box::new(processor)),
         ("GPU", Box::new(|| gpu(Path::new("/dev")))),
         ("microphone", Box::new(move || microphone(Path::new("/dev/snd"), runtime_dir.as_deref()))),
-        ("server address", Box::new(move || address(&listen))),
+        ("server address", Box::new(move || address(&listen, cert.as_deref()))),
         ("event bus", Box::new(move || bus::quick(&event_bus, &bus_dir, PATIENCE))),
         ("session store", Box::new(|| Finding::later("this version has no session store"))),
         ("gateways", Box::new(|| Finding::later("this version joins no rooms"))),
@@ -286,12 +288,19 @@ fn microphone(snd: &Path, runtime_dir: Option<&Path>) -> Finding {
     }
 }
 
-fn address(listen: &Listen) -> Finding {
+fn address(listen: &Listen, cert: Option<&Path>) -> Finding {
     match std::net::TcpListener::bind(listen.as_str()) {
         Ok(_) => Finding::ok(format!("{listen} is free")),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            match probe::health(listen, PATIENCE) {
-                Ok(status) => Finding::ok(format!("a server answers on {listen} ({status})")),
+            match probe::health(listen, cert, PATIENCE) {
+                Ok(Healthy { status, secure }) => {
+                    let scheme = if secure { "https, " } else { "" };
+                    Finding::ok(format!("a server answers on {listen} ({scheme}{status})"))
+                }
+                Err(ProbeError::Untrusted { why, fix }) => {
+                    let detail = format!("the certificate of the server on {listen} is not trusted: {why}");
+                    Finding::new(Status::Warn, detail, fix)
+                }
                 Err(_) => Finding::new(
                     Status::Warn,
                     format!("{listen} is taken by another program"),
@@ -318,15 +327,17 @@ fn agent(program: &str, install: &str, search: &[PathBuf], home: Option<&str>) -
 }
 
 /// `--server`: one question to one server.
-fn server(listen: &Listen) -> anyhow::Result<()> {
+fn server(listen: &Listen, cert: Option<&Path>) -> anyhow::Result<()> {
     let started = Instant::now();
-    match probe::health(listen, PATIENCE) {
-        Ok(status) => {
-            writeln!(
-                Stdout::lock(),
-                "ok: {listen} answered {status} in {} ms",
-                started.elapsed().as_millis()
-            )?;
+    match probe::health(listen, cert, PATIENCE) {
+        Ok(Healthy { status, secure }) => {
+            let how = match (secure, cert) {
+                (true, _) => " over https",
+                (false, Some(_)) => " over plain http, although asr.tls_cert is set",
+                (false, None) => "",
+            };
+            let took_ms = started.elapsed().as_millis();
+            writeln!(Stdout::lock(), "ok: {listen} answered {status}{how} in {took_ms} ms")?;
             Ok(())
         }
         Err(error) => {
@@ -382,8 +393,13 @@ mod tests {
         let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let listen: Listen = holder.local_addr().unwrap().to_string().parse().unwrap();
         // Closing the connection at once is how most programs answer what they do not understand.
-        let answer = std::thread::Builder::new().spawn(move || drop(holder.accept())).unwrap();
-        assert_eq!(address(&listen).status, Status::Warn);
+        let answer = std::thread::Builder::new().spawn(move || {
+            // Once for http, once for https.
+            drop(holder.accept());
+            drop(holder.accept());
+        });
+        let answer = answer.unwrap();
+        assert_eq!(address(&listen, None).status, Status::Warn);
         answer.join().unwrap();
     }
 

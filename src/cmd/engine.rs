@@ -1,6 +1,6 @@
 //! Joins a model, a voice gate and the engine that serves streams with them.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, time::Duration};
 
 use anyhow::Context as _;
 use tracing::warn;
@@ -10,14 +10,17 @@ use crate::{
         self, DecodeOptions, Transcriber,
         engine::{Engine, EngineConfig},
         model::device::DeviceChoice,
-        stream::{Tuning, gate::ActivityGate, samples_of_ms},
+        stream::{self, Tuning, VoiceGate, gate::ActivityGate, samples_of_ms},
         weights::{self, BUILTIN_NAME},
         whisper::{LoadOptions, WhisperTranscriber},
     },
     audio::vad::VadConfig,
-    config::{AUTO, Asr, Config, Device, Overrides, Paths, Task, Vad},
+    config::{AUTO, Asr, Config, Device, Overrides, Paths, Policy, Sessions, Task, Vad},
     shutdown::Shutdown,
 };
+
+/// The most streams that `--sessions auto` lets in, however fast the machine is: each may hold some megabytes.
+const MOST_SESSIONS: usize = 256;
 
 /// Flags that choose and set up the model; they stand above the same keys of the configuration.
 #[derive(Debug, Default, clap::Args)]
@@ -64,6 +67,24 @@ impl ModelArgs {
 /// # Errors
 /// When there is no such model, with the command that fetches it, or no thread.
 pub(super) fn start(config: &Config, paths: &Paths, shutdown: &Shutdown) -> anyhow::Result<Engine> {
+    start_with(config, engine_config(&config.asr), paths, shutdown)
+}
+
+/// The same for a stream or two of our own, for which the machine need not be measured.
+///
+/// # Errors
+/// As [`start`].
+pub(super) fn start_for_us(config: &Config, paths: &Paths, shutdown: &Shutdown) -> anyhow::Result<Engine> {
+    let engine = EngineConfig { measure: false, ..engine_config(&config.asr) };
+    start_with(config, engine, paths, shutdown)
+}
+
+fn start_with(
+    config: &Config,
+    engine: EngineConfig,
+    paths: &Paths,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Engine> {
     let asr = &config.asr;
     let source = weights::resolve(asr.model.as_deref(), &paths.models_dir)?;
     if asr.model.is_none() && source.name == BUILTIN_NAME {
@@ -80,14 +101,23 @@ pub(super) fn start(config: &Config, paths: &Paths, shutdown: &Shutdown) -> anyh
         },
         threads: asr.threads.and_then(|threads| NonZeroUsize::new(usize::try_from(threads).ok()?)),
     };
-    let engine = EngineConfig {
-        max_sessions: usize::try_from(asr.max_sessions).unwrap_or(usize::MAX),
-        ..EngineConfig::default()
-    };
     let activity = activity(&config.vad);
     let load = move || Ok(Box::new(WhisperTranscriber::load(&source, options)?) as Box<dyn Transcriber>);
-    Engine::start(shutdown, engine, move || Box::new(ActivityGate::new(activity)), load)
-        .context("cannot start the engine's thread")
+    let gate = move |tuning: Tuning| {
+        let min_silence_samples = tuning.endpointing.unwrap_or(activity.min_silence_samples);
+        Box::new(ActivityGate::new(VadConfig { min_silence_samples, ..activity })) as Box<dyn VoiceGate>
+    };
+    Engine::start(shutdown, engine, gate, load).context("cannot start the engine's thread")
+}
+
+/// How many streams, and for how long nothing may happen.
+fn engine_config(asr: &Asr) -> EngineConfig {
+    let (max_sessions, measure) = match asr.max_sessions {
+        Sessions::Auto => (MOST_SESSIONS, true),
+        Sessions::AtMost(sessions) => (usize::try_from(sessions.get()).unwrap_or(usize::MAX), false),
+    };
+    let stall = Duration::from_secs(u64::from(asr.watchdog_s));
+    EngineConfig { max_sessions, measure, stall, ..EngineConfig::default() }
 }
 
 /// How the configuration has windows decoded.
@@ -106,8 +136,13 @@ pub(super) fn decode_options(asr: &Asr) -> DecodeOptions {
 /// When the configuration has streams decoded.
 pub(super) fn tuning(asr: &Asr) -> Tuning {
     Tuning {
+        policy: Some(match asr.policy {
+            Policy::LocalAgreement => stream::Policy::LocalAgreement,
+            Policy::AlignAtt => stream::Policy::AlignAtt,
+        }),
         hop: asr.hop_ms.map(|ms| samples_of_ms(u64::from(ms))),
         agreement: asr.agreement.and_then(|n| usize::try_from(n).ok()),
+        endpointing: None,
     }
 }
 
@@ -132,7 +167,9 @@ mod tests {
     fn the_configuration_reaches_the_engine() {
         let mut config = Config::default();
         assert_eq!(decode_options(&config.asr), DecodeOptions::default());
-        assert_eq!(tuning(&config.asr), Tuning::default());
+        let default = Tuning { policy: Some(stream::Policy::default()), ..Tuning::default() };
+        assert_eq!(tuning(&config.asr), default, "the default is said twice, and is the same");
+        assert_eq!(engine_config(&config.asr).max_sessions, EngineConfig::default().max_sessions);
         assert_eq!(
             activity(&config.vad),
             VadConfig::default(),
@@ -142,8 +179,15 @@ mod tests {
         config.asr.task = Task::Translate;
         config.asr.hop_ms = Some(250);
         config.asr.agreement = Some(2);
+        config.asr.policy = Policy::AlignAtt;
+        config.asr.max_sessions = Sessions::Auto;
+        config.asr.watchdog_s = 7;
         let decode = decode_options(&config.asr);
         assert_eq!((decode.language.as_deref(), decode.task), (Some("de"), asr::Task::Translate));
-        assert_eq!(tuning(&config.asr), Tuning { hop: Some(4_000), agreement: Some(2) });
+        let policy = Some(stream::Policy::AlignAtt);
+        let expected = Tuning { policy, hop: Some(4_000), agreement: Some(2), endpointing: None };
+        assert_eq!(tuning(&config.asr), expected);
+        let engine = engine_config(&config.asr);
+        assert_eq!((engine.measure, engine.stall), (true, Duration::from_secs(7)));
     }
 }

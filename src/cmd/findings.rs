@@ -84,14 +84,14 @@ impl Report {
     /// Writes it to standard output.
     ///
     /// # Errors
-    /// When something failed, or nobody reads.
-    pub(super) fn print(&self, json: bool, color: bool) -> anyhow::Result<()> {
+    /// When something failed, which ends the process with this code, or nobody reads.
+    pub(super) fn print(&self, json: bool, color: bool, exit: Exit) -> anyhow::Result<()> {
         let mut stdout = Stdout::lock();
         match json {
             true => writeln!(stdout, "{}", serde_json::to_string(self)?)?,
             false => write!(stdout, "{}", table(self, color))?,
         }
-        if self.ok { Ok(()) } else { Err(Failure::reported(Exit::Failed).into()) }
+        if self.ok { Ok(()) } else { Err(Failure::reported(exit).into()) }
     }
 }
 

@@ -4,6 +4,7 @@
 //! the way from arguments to an exit code are in `cli.rs`. To add a subcommand: a file with `Args` (clap), a `run`
 //! that takes `&Args` and `&Context`, and a variant in `cli::Command` with its two or three match arms.
 
+mod agent;
 mod asr_serve;
 mod bus;
 mod cli;
@@ -12,10 +13,12 @@ mod config;
 mod demo;
 mod doctor;
 mod engine;
+mod extension;
 mod findings;
 pub mod models;
 mod notify;
 mod probe;
+mod probe_tls;
 mod publish;
 mod transcribe;
 mod up;
@@ -147,10 +150,14 @@ pub enum Exit {
     Failed = 1,
     /// A service that the command needs can't be reached.
     Unavailable = 69,
+    /// It did not work now, and may work later.
+    TryLater = 75,
     /// Flags that contradict each other.
     Usage = 2,
     /// The configuration is wrong.
     Config = 78,
+    /// Somebody interrupted it.
+    Interrupted = 130,
 }
 
 /// An error that says how the process ends. Without one an error ends it with 1, except that a

@@ -75,6 +75,16 @@ impl Notifier {
         });
     }
 
+    /// Says that the settings are being read again, until [`Notifier::reloaded`].
+    pub(super) fn reloading(&self) {
+        self.send("RELOADING=1\n");
+    }
+
+    /// Says that this process works with what it has read, or still with what it had.
+    pub(super) fn reloaded(&self, status: &str) {
+        self.send(&format!("STATUS={}\nREADY=1\n", one_line(status)));
+    }
+
     fn send(&self, message: &str) {
         let Some(socket) = &self.socket else { return };
         let Err(error) = send(socket, message.as_bytes()) else { return };

@@ -2,13 +2,14 @@
 //! processor. Blocking; they run on the thread of the check that asks.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io::{self, Read, Write},
     net::{TcpStream, ToSocketAddrs as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
+use super::probe_tls::Tls;
 use crate::config::Listen;
 
 /// How often a child is asked whether it has ended; the standard library can't wait for that with a deadline.
@@ -26,6 +27,25 @@ pub(super) enum ProbeError {
     /// It answers, but it isn't well.
     #[error("it answered {0:?}")]
     Unhealthy(String),
+    /// It speaks, but not TLS.
+    #[error("it does not speak TLS")]
+    NotTls,
+    /// It speaks TLS, but who it is can't be believed.
+    #[error("it speaks TLS, but its certificate is not trusted: {why}; {fix}")]
+    Untrusted {
+        /// What is wrong with the certificate.
+        why: String,
+        /// What to do.
+        fix: String,
+    },
+    /// The certificate that the server should have can't be read.
+    #[error("cannot read {}, which asr.tls_cert names: {reason}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A program ran but failed.
     #[error("it ended with {0}")]
     Ended(std::process::ExitStatus),
@@ -57,8 +77,22 @@ pub(super) fn authority(url: &str) -> String {
     if has_port { host.to_owned() } else { format!("{host}:{port}") }
 }
 
-/// Asks a server for `/health` and gives the status line's code and words when it is well.
-pub(super) fn health(listen: &Listen, patience: Duration) -> Result<String, ProbeError> {
+/// How a healthy server answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Healthy {
+    /// The status line's code and words.
+    pub(super) status: String,
+    /// Over https.
+    pub(super) secure: bool,
+}
+
+/// Asks a server for `/health`, in the way that it speaks: `cert` is the certificate that it should have, and where
+/// none is configured http is tried first.
+pub(super) fn health(
+    listen: &Listen,
+    cert: Option<&Path>,
+    patience: Duration,
+) -> Result<Healthy, ProbeError> {
     // A server that listens on every address is asked on this machine's own.
     let address = listen.as_str();
     let address = match address.rsplit_once(':') {
@@ -66,9 +100,53 @@ pub(super) fn health(listen: &Listen, patience: Duration) -> Result<String, Prob
         Some(("[::]", port)) => format!("[::1]:{port}"),
         _ => address.to_owned(),
     };
-    let mut stream = connect(&address, patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
+    if cert.is_some() {
+        return match secure_health(&address, cert, patience) {
+            Err(ProbeError::NotTls) => plain_health(&address, patience),
+            answer => answer,
+        };
+    }
+    let socket = socket(&address, patience)?;
+    let plain = ask(socket, &address, patience);
+    match plain {
+        // Whoever speaks TLS answers a plain question with an alert, or hangs up.
+        Err(ProbeError::Io(ref error)) if !is_late(error) => {}
+        Err(ProbeError::Unhealthy(ref line)) if !line.starts_with("HTTP/") => {}
+        plain => return plain.map(|status| Healthy { status, secure: false }),
+    }
+    match secure_health(&address, None, patience) {
+        Err(error) if !matches!(error, ProbeError::Untrusted { .. }) => {
+            plain.map(|status| Healthy { status, secure: false })
+        }
+        answer => answer,
+    }
+}
+
+/// Whether a socket's own time-out has passed; which of the two it is depends on the system.
+fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+fn plain_health(address: &str, patience: Duration) -> Result<Healthy, ProbeError> {
+    let status = ask(socket(address, patience)?, address, patience)?;
+    Ok(Healthy { status, secure: false })
+}
+
+fn secure_health(address: &str, cert: Option<&Path>, patience: Duration) -> Result<Healthy, ProbeError> {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let stream = Tls::new(cert)?.secure(socket(address, patience)?, host, patience)?;
+    Ok(Healthy { status: ask(stream, address, patience)?, secure: true })
+}
+
+fn socket(address: &str, patience: Duration) -> Result<TcpStream, ProbeError> {
+    let socket = connect(address, patience)?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.set_write_timeout(Some(patience))?;
+    Ok(socket)
+}
+
+/// Asks for `/health` and gives the status line's code and words when the server is well.
+fn ask(mut stream: impl Read + Write, address: &str, patience: Duration) -> Result<String, ProbeError> {
     write!(stream, "GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
 
     let mut answer = Vec::new();
@@ -199,7 +277,8 @@ mod tests {
     #[test]
     fn a_healthy_server_answers_200() {
         let (listen, server) = answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
-        assert_eq!(health(&listen, SOON).unwrap(), "200 OK");
+        let healthy = Healthy { status: "200 OK".to_owned(), secure: false };
+        assert_eq!(health(&listen, None, SOON).unwrap(), healthy);
         assert!(server.join().unwrap().starts_with("GET /health HTTP/1.1\r\n"));
     }
 
@@ -207,7 +286,7 @@ mod tests {
     fn any_other_answer_is_not_health() {
         for answer in ["HTTP/1.1 503 Service Unavailable\r\n\r\n", "SSH-2.0-OpenSSH\r\n", ""] {
             let (listen, server) = answering(answer);
-            let error = health(&listen, SOON).unwrap_err();
+            let error = health(&listen, None, SOON).unwrap_err();
             assert!(matches!(error, ProbeError::Unhealthy(_)), "{error:?}");
             server.join().unwrap();
         }
@@ -218,7 +297,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let listen = listener.local_addr().unwrap().to_string().parse().unwrap();
         drop(listener);
-        assert!(matches!(health(&listen, SOON).unwrap_err(), ProbeError::Io(_)));
+        assert!(matches!(health(&listen, None, SOON).unwrap_err(), ProbeError::Io(_)));
     }
 
     #[test]

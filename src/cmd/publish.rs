@@ -1,20 +1,20 @@
 //! What was heard, onto the bus: one `voice.transcription.completed` for each utterance.
 //!
-//! A [`Publisher`] is one task that takes utterances from a bounded channel and publishes them in their order, in
-//! batches. It outlives the first signal, because sessions still say their last words then, and ends with
+//! A [`Publisher`] is one task that takes utterances from a bounded channel ([`Tap`]) and publishes them in their
+//! order, in batches. It outlives the first signal, because sessions still say their last words then, and ends with
 //! [`Publisher::finish`], or two seconds after it is dropped.
 
 use std::{path::PathBuf, time::Duration};
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{oneshot, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::{info, warn};
 
 use super::Context;
 use crate::{
-    asr::tap::{Spoken, Tap},
+    asr::tap::{Spoken, Tap, Tapped},
     audio::SAMPLE_RATE_HZ,
     bus::{
         BusError, Event, EventType, Publish, SharedBus,
@@ -30,7 +30,7 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// Utterances that wait for the bus; one more is dropped and counted. Half an hour of lively talk.
+/// Utterances of live sessions that wait for the bus; one more is dropped and counted. Half an hour of lively talk.
 const WAITING: usize = 256;
 /// Utterances published together.
 const BATCH: usize = 64;
@@ -114,7 +114,7 @@ impl Voice {
 
     /// The event, and the same under its other name.
     fn events(&self, spoken: &Spoken) -> Vec<Event> {
-        let Spoken { session, model, at, utterance } = spoken;
+        let Spoken { session, model, at, speaker, utterance } = spoken;
         let payload = VoiceTranscription {
             text: utterance.text.clone(),
             timestamp: *at,
@@ -131,7 +131,7 @@ impl Voice {
                 language: utterance.language.clone(),
                 model: model.clone(),
                 confidence: confidence(spoken),
-                speaker_id: None,
+                speaker_id: speaker.clone(),
             },
             context: VoiceContext { tags: self.tags.clone(), ..VoiceContext::default() },
         };
@@ -306,7 +306,7 @@ struct Task {
     link: Option<Link>,
     outage: Outage,
     voice: Voice,
-    spoken: mpsc::Receiver<Spoken>,
+    spoken: Tapped,
     deadline: watch::Receiver<Option<Instant>>,
     backoff: Backoff,
     random: fastrand::Rng,
@@ -337,7 +337,7 @@ impl Task {
             self.publish(batch).await;
         }
         self.spoken.close();
-        while self.spoken.try_recv().is_ok() {
+        while self.spoken.try_recv().is_some() {
             self.outcome.lost += 1;
         }
         self.outcome.link = self.link.take();
@@ -378,7 +378,7 @@ impl Task {
         tokio::select! {
             biased;
             // Cancel safe: utterances are in the batch or in the channel.
-            _ = self.spoken.recv_many(&mut batch, BATCH) => return batch,
+            () = self.spoken.recv_many(&mut batch, BATCH) => return batch,
             () = asked_to_end(&mut self.deadline) => {}
         }
         // Sessions that were cut off may hold the other end for a while.
@@ -483,7 +483,7 @@ async fn time_is_over(deadline: &mut watch::Receiver<Option<Instant>>) {
     sleep_until(until.unwrap_or_else(Instant::now)).await;
 }
 
-async fn nothing_left(deadline: &mut watch::Receiver<Option<Instant>>, spoken: &mpsc::Receiver<Spoken>) {
+async fn nothing_left(deadline: &mut watch::Receiver<Option<Instant>>, spoken: &Tapped) {
     asked_to_end(deadline).await;
     if !spoken.is_empty() {
         time_is_over(deadline).await;

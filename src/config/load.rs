@@ -27,6 +27,7 @@ const CONVENTIONS: &[(&str, &str)] = &[
     ("RABBIT_URL", "bus.url"),
     ("DEFAULT_USERNAME", "bus.username"),
     ("DEFAULT_PASSWORD", "bus.password"),
+    ("GODCTL_SESSION_KEYS", "store.keys"),
     ("GODCTL_DATA_DIR", "data_dir"),
 ];
 
@@ -392,7 +393,7 @@ mod tests {
         let loaded = set(loader, &["asr.beam_size=4", "asr.listen=b:3"]).unwrap();
 
         let asr = &loaded.config.asr;
-        assert_eq!((asr.max_sessions, asr.hop_ms, asr.beam_size), (1, Some(300), 4));
+        assert_eq!((asr.max_sessions.to_string().as_str(), asr.hop_ms, asr.beam_size), ("1", Some(300), 4));
         assert_eq!(asr.listen.as_str(), "localhost:0");
         assert_eq!(asr.model, None);
         assert_eq!(loaded.origin("asr.max_sessions"), Origin::File { path: file, line: 2 });

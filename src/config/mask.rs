@@ -22,7 +22,9 @@ pub fn mask_addresses(text: &str) -> String {
 pub(super) fn mask_value(key: &str, value: &str) -> String {
     let shown = mask_addresses(value);
     // A mistyped key still carries an address.
-    let is_address = || key == "bus.url" || SCHEMA.nearest(key) == Some("bus.url");
+    const ADDRESSES: [&str; 2] = ["bus.url", "store.url"];
+    let is_address =
+        || ADDRESSES.contains(&key) || SCHEMA.nearest(key).is_some_and(|near| ADDRESSES.contains(&near));
     match shown.rsplit_once('@') {
         Some((_, host)) if !shown.contains("://") && is_address() => {
             let opening: String = shown.chars().take_while(|c| ['"', '\'', '['].contains(c)).collect();

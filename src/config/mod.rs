@@ -8,28 +8,45 @@
 //! sections. To add a key: a field here with its default, a line in `assets/config.example.toml` (a test compares the
 //! two), and a rule in [`Config::validate`] if some values make no sense. To add a section: also a line in `schema.rs`.
 
+mod agents;
 mod bus;
 mod error;
+mod hooks;
+mod listen;
 mod load;
 mod mask;
 mod paths;
+mod providers;
 mod schema;
 mod secret;
+mod serving;
+mod sessions;
+mod store;
+mod template;
 mod up;
+mod usd;
 mod values;
 
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    agents::{Agents, PriceSettings},
     bus::{Bus, BusUrl, Durability},
     error::{ConfigError, Violation},
+    hooks::{HookKind, HookMap, HookSettings, When},
+    listen::{AgentListen, MaxAccess},
     load::{Loaded, Loader, Overrides},
     mask::{holds_password, mask_addresses},
     paths::{Environment, Paths},
+    providers::{Endpoint, Preset, ProviderSettings, Providers},
     secret::{Secret, SecretError},
+    sessions::Sessions,
+    store::{Store, StoreUrl},
+    template::{AcpSettings, Argument, CommandSettings, Hole, Parser, Piece, StopSignal, pieces},
     up::{CommandLine, Up},
+    usd::Usd,
     values::{Entry, Origin, Shown},
 };
 
@@ -51,6 +68,12 @@ pub struct Config {
     pub models: Models,
     /// Where events go.
     pub bus: Bus,
+    /// Who works on prompts.
+    pub agents: Agents,
+    /// How prompts from the bus are worked on.
+    pub listen: AgentListen,
+    /// Where sessions are kept.
+    pub store: Store,
     /// What `godctl up` runs.
     pub up: Up,
     /// How the program ends.
@@ -144,8 +167,10 @@ pub struct Asr {
     pub language: Option<String>,
     /// Write down the language spoken, or its translation into English.
     pub task: Task,
-    /// Streams transcribed at once; one more is refused.
-    pub max_sessions: u32,
+    /// Streams transcribed at once; one more is refused. `auto` measures at start how many this machine holds.
+    pub max_sessions: Sessions,
+    /// Which rule makes words final before their utterance has ended.
+    pub policy: Policy,
     /// New audio between two looks at a stream; unset means 500 for models with short windows, 1000 for the others.
     pub hop_ms: Option<u32>,
     /// Successive hypotheses that must agree on a word before it is final; unset means 3 for models with short
@@ -153,8 +178,46 @@ pub struct Asr {
     pub agreement: Option<u32>,
     /// Beams kept by beam search; 1 is greedy.
     pub beam_size: u32,
+    /// A stream for which nothing happens for so long, although audio waits, is ended with an error.
+    pub watchdog_s: u32,
     /// Publish what `asr-serve` and `demo` hear on the bus.
     pub publish: bool,
+    /// A token that clients of `asr-serve` must send; its name in logs is `default`.
+    #[serde(skip_serializing)]
+    pub token: Option<Secret>,
+    /// A file that holds that token; read at the start and on SIGHUP, and only if `token` is unset.
+    pub token_file: Option<PathBuf>,
+    /// A file with any number of tokens, hashed, each with a name and limits; read at the start and on SIGHUP.
+    pub tokens_file: Option<PathBuf>,
+    /// Listen where other machines can connect although no token is asked for.
+    pub insecure: bool,
+    /// Certificate chain (PEM) that makes `asr-serve` speak TLS; read at the start and on SIGHUP.
+    pub tls_cert: Option<PathBuf>,
+    /// The private key (PEM) of `tls_cert`.
+    pub tls_key: Option<PathBuf>,
+    /// Origins of web pages that may open websockets, besides the server's own, this machine and browser extensions.
+    pub allow_origins: Vec<String>,
+    /// Origins of web pages whose scripts may read answers over HTTP (CORS).
+    pub cors_origins: Vec<String>,
+    /// Streams that one token may have at once where the tokens file says nothing else; unset means no limit of its
+    /// own.
+    pub max_sessions_per_token: Option<u32>,
+    /// Seconds that a session may last; unset means no limit.
+    pub max_session_s: Option<u32>,
+    /// A session whose client sends nothing for so many seconds is closed.
+    pub idle_timeout_s: u32,
+    /// A peer that takes nothing of what it is sent for so many seconds is dropped.
+    pub send_timeout_s: u32,
+    /// Seconds until the head of a request must have arrived, TLS included.
+    pub header_timeout_s: u32,
+    /// Seconds until the next piece of an upload must have arrived.
+    pub body_timeout_s: u32,
+    /// Connections at once; one more is refused.
+    pub max_connections: u32,
+    /// The largest websocket message, in KB.
+    pub max_message_kb: u32,
+    /// The largest upload, in MB.
+    pub max_upload_mb: u32,
 }
 
 impl Default for Asr {
@@ -166,13 +229,47 @@ impl Default for Asr {
             threads: None,
             language: None,
             task: Task::Transcribe,
-            max_sessions: 16,
+            max_sessions: Sessions::AtMost(DEFAULT_SESSIONS),
+            policy: Policy::LocalAgreement,
             hop_ms: None,
             agreement: None,
             beam_size: 1,
+            watchdog_s: 120,
             publish: true,
+            token: None,
+            token_file: None,
+            tokens_file: None,
+            insecure: false,
+            tls_cert: None,
+            tls_key: None,
+            allow_origins: Vec::new(),
+            cors_origins: Vec::new(),
+            max_sessions_per_token: None,
+            max_session_s: None,
+            idle_timeout_s: 300,
+            send_timeout_s: 30,
+            header_timeout_s: 10,
+            body_timeout_s: 30,
+            max_connections: 512,
+            max_message_kb: 4096,
+            max_upload_mb: 512,
         }
     }
+}
+
+/// The default of `asr.max_sessions`.
+const DEFAULT_SESSIONS: NonZeroU32 = NonZeroU32::MIN.saturating_add(15);
+
+/// `asr.policy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
+pub enum Policy {
+    /// Successive hypotheses agree on a word.
+    #[default]
+    LocalAgreement,
+    /// The model looked for a word in audio that lies far enough back.
+    AlignAtt,
 }
 
 /// `asr.device`.
@@ -314,7 +411,7 @@ impl Config {
     /// # Errors
     /// The first rule broken.
     pub fn validate(&self) -> Result<(), Violation> {
-        let Self { data_dir, log, audio, vad, asr, models, bus, up, shutdown } = self;
+        let Self { data_dir, log, audio, vad, asr, models, bus, agents, listen, store, up, shutdown } = self;
 
         let rule = |holds: bool, key: &'static str, reason: &str| {
             if holds { Ok(()) } else { Err(Violation { key, reason: reason.to_owned() }) }
@@ -365,7 +462,7 @@ impl Config {
             "asr.threads",
             "want 1 or more; leave it out for one per physical core",
         )?;
-        rule(asr.max_sessions > 0, "asr.max_sessions", "want 1 or more, or nothing can be transcribed")?;
+        rule((1..=86_400).contains(&asr.watchdog_s), "asr.watchdog_s", "want 1 to 86400")?;
         let within = |value: Option<u32>, range: std::ops::RangeInclusive<u32>| {
             value.is_none_or(|v| range.contains(&v))
         };
@@ -377,6 +474,7 @@ impl Config {
                 || (2..=3).contains(&language.len()) && language.bytes().all(|b| b.is_ascii_lowercase());
             rule(code, "asr.language", "want an ISO code such as en, or auto to detect the language")?;
         }
+        asr.validate_serving()?;
 
         let http = models.endpoint.starts_with("http://") || models.endpoint.starts_with("https://");
         rule(http, "models.endpoint", "want a URL that starts with https:// (or http://)")?;
@@ -412,6 +510,11 @@ impl Config {
             "an event type has at most 255 bytes and no control characters; \"\" means none",
         )?;
 
+        agents.validate()?;
+        listen.validate()?;
+        store.validate()?;
+        no_tilde(&store.password_file, "store.password_file")?;
+        no_tilde(&store.keys_file, "store.keys_file")?;
         up.validate()?;
 
         rule((1..=600).contains(&shutdown.deadline_s), "shutdown.deadline_s", "want 1 to 600")

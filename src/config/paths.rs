@@ -84,6 +84,12 @@ impl Environment {
         self.get("PATH").map(|path| std::env::split_paths(path).collect()).unwrap_or_default()
     }
 
+    /// All variables by their names, those that are empty too.
+    #[must_use]
+    pub const fn variables(&self) -> &BTreeMap<String, String> {
+        &self.vars
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let set = self.vars.iter().filter(|(_, value)| !value.is_empty());
         set.map(|(name, value)| (name.as_str(), value.as_str()))

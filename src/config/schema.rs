@@ -8,7 +8,7 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::{Asr, Audio, Bus, Config, Log, Models, Stop, Up, Vad};
+use super::{AgentListen, Agents, Asr, Audio, Bus, Config, Log, Models, Stop, Store, Up, Vad};
 
 /// Every key, dotted, and the names of the sections.
 #[derive(Debug)]
@@ -19,7 +19,8 @@ pub(super) struct Schema {
 }
 
 /// Keys that hold a secret: never shown, and masked in errors.
-pub(super) const SECRET_KEYS: &[&str] = &["models.token", "bus.password"];
+pub(super) const SECRET_KEYS: &[&str] =
+    &["models.token", "bus.password", "asr.token", "store.password", "store.keys"];
 
 pub(super) static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
     Schema::new(&[
@@ -29,6 +30,9 @@ pub(super) static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
         ("asr", fields_of::<Asr>()),
         ("models", fields_of::<Models>()),
         ("bus", fields_of::<Bus>()),
+        ("agents", fields_of::<Agents>()),
+        ("listen", fields_of::<AgentListen>()),
+        ("store", fields_of::<Store>()),
         ("up", fields_of::<Up>()),
         ("shutdown", fields_of::<Stop>()),
     ])
@@ -176,10 +180,18 @@ mod tests {
 
     #[test]
     fn what_may_be_a_secret_is_treated_as_one() {
-        for key in ["models.token", "models.tokn", "models.api_key", "hub.Password", "models.tken"] {
+        for key in [
+            "models.token",
+            "models.tokn",
+            "models.api_key",
+            "hub.Password",
+            "models.tken",
+            "asr.token",
+            "asr.tokn",
+        ] {
             assert!(is_secret(key), "{key}");
         }
-        for key in ["models.token_file", "models.endpoint", "asr.listn"] {
+        for key in ["models.token_file", "models.endpoint", "asr.listn", "asr.tokens_file"] {
             assert!(!is_secret(key), "{key}");
         }
     }

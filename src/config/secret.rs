@@ -7,7 +7,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::Models;
+use super::{Asr, Models};
 
 /// A token or password. It shows as `***` wherever it is formatted and can't be serialised; only [`Secret::expose`]
 /// gives the text, at the place that sends it.
@@ -86,6 +86,20 @@ impl Models {
         match (&self.token, &self.token_file) {
             (Some(token), _) => Ok(Some(token.clone())),
             (None, Some(path)) => Secret::read("models.token_file", path).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+impl Asr {
+    /// The token that stands in the configuration, from `token` or else from `token_file`, which is read now.
+    ///
+    /// # Errors
+    /// When the file can't be read or holds nothing.
+    pub fn read_token(&self) -> Result<Option<Secret>, SecretError> {
+        match (&self.token, &self.token_file) {
+            (Some(token), _) => Ok(Some(token.clone())),
+            (None, Some(path)) => Secret::read("asr.token_file", path).map(Some),
             (None, None) => Ok(None),
         }
     }

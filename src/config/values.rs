@@ -105,6 +105,7 @@ impl Config {
         match key {
             "models.token" => self.models.token.is_some(),
             "bus.password" => self.bus.password.is_some(),
+            "asr.token" => self.asr.token.is_some(),
             _ => false,
         }
     }

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::missing::missing;
 use lapin::{Channel, Connection, ConnectionProperties};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
@@ -278,18 +279,6 @@ pub(crate) fn find(program: &str, places: &[&str]) -> Option<PathBuf> {
 #[allow(clippy::disallowed_methods, reason = "servers are found as the user's shell finds them")]
 fn search_path() -> std::ffi::OsString {
     std::env::var_os("PATH").unwrap_or_default()
-}
-
-/// Says that a test is skipped because a program is missing; where everything must be tested, fails.
-#[allow(
-    clippy::disallowed_methods,
-    clippy::print_stderr,
-    reason = "CI says so in the environment; the user must see it"
-)]
-pub(crate) fn missing<T>(program: &str) -> Option<T> {
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "CI needs {program}; `make deps-test` installs it");
-    eprintln!("ignored, needs {program}");
-    None
 }
 
 #[test]

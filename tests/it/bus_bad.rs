@@ -20,7 +20,7 @@ use crate::{
     support::{Home, Ran},
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A `godctl` whose standard output is read line by line.
 struct Talking {

@@ -4,13 +4,17 @@
 //! from the one before is a word: a block of level 0.12 is `w12`. So a test writes down words as levels and reads
 //! them back as text.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+    mpsc::{Receiver, SyncSender, sync_channel},
+};
 
 use godctl::{
     asr::{
         Hypothesis, ModelInfo, SttError, Transcriber, Window, Word,
         engine::{Engine, EngineConfig},
-        stream::{GateFrame, Samples, VoiceGate, join},
+        stream::{GateFrame, Samples, Tuning, VoiceGate, join},
     },
     shutdown::Shutdown,
 };
@@ -21,6 +25,9 @@ const BLOCK: usize = 1_600;
 const FRAME: usize = 160;
 /// Silent frames that end an utterance: 200 ms.
 const RELEASE: u32 = 20;
+
+/// The word of this level ends a sentence.
+const SENTENCE_END: u8 = 98;
 
 /// Audio that the fake model hears as `w<level>` for each level, followed by half a second of silence.
 pub(crate) fn spoken(levels: &[u8]) -> Vec<f32> {
@@ -48,11 +55,20 @@ pub(crate) fn pcm(samples: &[f32]) -> Vec<u8> {
 }
 
 /// Every stretch that is not silent is speech.
-#[derive(Default)]
 struct Loud {
     clock: Samples,
     silent: u32,
     open: bool,
+    /// Silent frames that end an utterance.
+    release: u32,
+}
+
+impl Loud {
+    fn gate(tuning: Tuning) -> Box<dyn VoiceGate> {
+        let frames = |samples: Samples| u32::try_from(samples / FRAME as Samples).unwrap().max(1);
+        let release = tuning.endpointing.map_or(RELEASE, frames);
+        Box::new(Self { clock: 0, silent: 0, open: false, release })
+    }
 }
 
 impl VoiceGate for Loud {
@@ -66,8 +82,8 @@ impl VoiceGate for Loud {
         let loud = frame.iter().any(|sample| *sample != 0.0);
         self.silent = if loud { 0 } else { self.silent + 1 };
         let started = (loud && !self.open).then_some(start);
-        let ended = (self.open && self.silent == RELEASE)
-            .then(|| self.clock - Samples::from(RELEASE) * FRAME as Samples);
+        let ended = (self.open && self.silent == self.release)
+            .then(|| self.clock - Samples::from(self.release) * FRAME as Samples);
         self.open = (self.open || loud) && ended.is_none();
         GateFrame { started, ended }
     }
@@ -79,6 +95,8 @@ pub(crate) enum Model {
     Willing,
     /// Answers each batch when it is given a permit; freely once the permits' sender is gone.
     Held(Receiver<()>),
+    /// Fails on every window while this is set.
+    Broken(Arc<AtomicBool>),
 }
 
 /// Permits for a held model: it answers one batch for each message, and freely once this is dropped.
@@ -98,8 +116,14 @@ impl Transcriber for Fake {
     }
 
     fn transcribe(&mut self, windows: &[Window]) -> Vec<Result<Hypothesis, SttError>> {
-        if let Model::Held(hold) = &self.model {
-            hold.recv().ok();
+        match &self.model {
+            Model::Willing => {}
+            Model::Held(hold) => drop(hold.recv()),
+            Model::Broken(broken) if broken.load(Ordering::SeqCst) => {
+                let gone = || Err(SttError::Inference("the device is gone".to_owned()));
+                return windows.iter().map(|_| gone()).collect();
+            }
+            Model::Broken(_) => {}
         }
         windows.iter().map(hear).collect()
     }
@@ -117,11 +141,13 @@ fn hear(window: &Window) -> Result<Hypothesis, SttError> {
             return Err(SttError::Inference("level 99 is too loud".to_owned()));
         }
         if level != 0 && level != last {
-            words.push(Word { text: format!(" w{level}"), start, end, probability: 0.9 });
+            let stop = if level == SENTENCE_END { "." } else { "" };
+            words.push(Word { text: format!(" w{level}{stop}"), start, end, probability: 0.9 });
         }
         last = level;
     }
-    let language = window.options.language.clone().or_else(|| Some("en".to_owned()));
+    let allowed = || window.options.allowed_languages.first().cloned();
+    let language = window.options.language.clone().or_else(allowed).or_else(|| Some("en".to_owned()));
     Ok(Hypothesis { text: join(&words), words, language, language_probability: 1.0, ..Hypothesis::default() })
 }
 
@@ -139,9 +165,13 @@ pub(crate) fn info() -> ModelInfo {
 
 /// An engine over the fake model.
 pub(crate) fn engine(shutdown: &Shutdown, max_sessions: usize, model: Model) -> Engine {
-    let config = EngineConfig { max_sessions, max_batch: 4 };
-    let load = move || Ok(Box::new(Fake { info: info(), model }) as Box<dyn Transcriber>);
-    Engine::start(shutdown, config, || Box::new(Loud::default()), load).unwrap()
+    let config = EngineConfig { max_sessions, max_batch: 4, ..EngineConfig::default() };
+    let mut first = Some(model);
+    let load = move || {
+        let model = first.take().unwrap_or(Model::Willing);
+        Ok(Box::new(Fake { info: info(), model }) as Box<dyn Transcriber>)
+    };
+    Engine::start(shutdown, config, Loud::gate, load).unwrap()
 }
 
 /// An engine that loads until `load` gives its verdict.
@@ -150,5 +180,5 @@ pub(crate) fn loading_engine(shutdown: &Shutdown, verdict: Receiver<Result<(), S
         verdict.recv().unwrap_or(Err(SttError::Closed))?;
         Ok(Box::new(Fake { info: info(), model: Model::Willing }) as Box<dyn Transcriber>)
     };
-    Engine::start(shutdown, EngineConfig::default(), || Box::new(Loud::default()), load).unwrap()
+    Engine::start(shutdown, EngineConfig::default(), Loud::gate, load).unwrap()
 }

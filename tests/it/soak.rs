@@ -50,8 +50,8 @@ impl Pipeline {
     }
 
     fn settle(&mut self) {
-        while let Some(samples) = self.session.next_job() {
-            let window = Window { samples, options: DecodeOptions::default().into() };
+        while let Some(job) = self.session.next_job() {
+            let window = Window { samples: job.samples, options: DecodeOptions::default().into() };
             let hypothesis = self.model.transcribe(&[window]).remove(0);
             self.decoded += 1;
             self.session.absorb(hypothesis.map_err(|error| error.to_string()));
@@ -68,14 +68,14 @@ impl Pipeline {
 
 /// Resident memory of this process.
 #[cfg(target_os = "linux")]
-fn resident_kb() -> u64 {
+pub(crate) fn resident_kb() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[cfg(not(target_os = "linux"))]
-fn resident_kb() -> u64 {
+pub(crate) fn resident_kb() -> u64 {
     0
 }
 
@@ -83,7 +83,7 @@ fn resident_kb() -> u64 {
 const ALONE: &str = "GODCTL_TEST_ALONE";
 
 /// Runs a test's body in a process of its own, because memory can only be measured where nothing else runs.
-fn alone(test: &str, body: impl FnOnce()) {
+pub(crate) fn alone(test: &str, body: impl FnOnce()) {
     #[allow(clippy::disallowed_methods, reason = "how the test tells itself from its child")]
     if std::env::var_os(ALONE).is_some() {
         return body();
@@ -119,10 +119,14 @@ fn nobody_speaks(name: &str, mut sound: impl FnMut(usize) -> f32) {
 }
 
 /// Reproducible noise in [-1, 1].
-struct Noise(u64);
+pub(crate) struct Noise(u64);
 
 impl Noise {
-    fn next(&mut self) -> f32 {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> f32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -389,7 +389,7 @@ async fn over_the_websocket(address: &str, samples: &[f32], paced: bool) -> Stri
                         lines.map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
                 }
                 ServerMessage::Tagged(tagged) if format!("{tagged:?}").contains("ReadyToStop") => break,
-                ServerMessage::Tagged(_) => {}
+                ServerMessage::Tagged(_) | ServerMessage::Snapshot(_) | ServerMessage::Diff(_) => {}
             }
         }
         text

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::support::{Home, Running};
 
 /// No test waits longer for anything.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// A part that is ready in a moment, on a port of its own.
 const PART: &str = "asr-serve --listen 127.0.0.1:0";
 

@@ -16,7 +16,10 @@ use godctl::{
 };
 use serde_json::Value;
 
-use crate::support::{Home, Running, root};
+use crate::{
+    support::{Home, Running, root},
+    uploads::Door,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -115,6 +118,21 @@ fn a_transcript_that_can_not_be_published_is_a_failure() {
 }
 
 #[test]
+fn a_transcript_waits_in_the_outbox_for_a_broker_that_is_away() {
+    let home = Home::new();
+    // Nobody listens where nothing was ever bound.
+    let away = "bus.url=amqp://guest:marker-7@127.0.0.1:1";
+    let ran = transcribe(&home, &["-c", away]);
+    assert_eq!(ran.code, Some(0), "what waits is not lost: {ran:?}");
+    assert_eq!(ran.stdout, "hey tonny start a new claude session\n");
+    assert!(ran.stderr.contains("outbox") && !ran.stderr.contains("marker-7"), "{}", ran.stderr);
+    let stats = home.godctl(&["bus", "stats", "--json", "-c", away]);
+    let stats: Value =
+        serde_json::from_str(&stats.stdout).unwrap_or_else(|error| panic!("{error}: {stats:?}"));
+    assert!(stats["link"]["outbox"].as_u64() >= Some(2), "the event and its other name: {stats}");
+}
+
+#[test]
 fn the_demo_leaves_its_events_on_the_bus_and_shows_them() {
     let home = Home::new();
     let ran = home.godctl(&["demo", "--fast", "--json"]);
@@ -203,6 +221,19 @@ impl Server {
         sender.close().await.unwrap();
     }
 
+    /// Uploads the first recording; gives the request's id.
+    async fn transcribe(&self, door: Door) -> String {
+        let address = self.url.strip_prefix("ws://").and_then(|url| url.strip_suffix("/asr")).unwrap();
+        loop {
+            let answer = door.answer(address, include_bytes!("../../assets/demo/demo1.wav")).await;
+            // The model may still be loading.
+            if answer.status != 503 {
+                assert_eq!(door.text(&answer), "hey tonny start a new claude session");
+                return answer.header("x-request-id").unwrap().to_owned();
+            }
+        }
+    }
+
     fn terminate(&self) {
         let told = Command::new("kill").args(["-TERM", &self.process.0.id().to_string()]).status().unwrap();
         assert!(told.success());
@@ -258,8 +289,9 @@ async fn a_server_whose_bus_is_away_goes_on_and_publishes_when_it_is_back() {
     let path = home.path().join("later/bus.jsonl");
     let server = Server::start(&home, &["-c", &to_file(&path)]);
     server.hear().await;
+    server.transcribe(Door::OpenAi).await;
     std::fs::create_dir(path.parent().unwrap()).unwrap();
-    until("the utterance is published", || texts(&events(&path)).len() == 1).await;
+    until("both are published", || texts(&events(&path)).len() == 2).await;
     let logs = server.stop();
     let told = logs.matches("cannot publish what is heard; trying again").count();
     assert_eq!(told, 1, "once in an outage: {logs}");
@@ -279,4 +311,47 @@ async fn a_server_that_shall_not_publish_leaves_the_bus_alone() {
     server.hear().await;
     let logs = server.stop();
     assert!(logs.contains("not everything that was heard is published") && logs.contains("lost=1"), "{logs}");
+}
+
+#[tokio::test]
+async fn a_server_publishes_what_was_uploaded_like_what_was_said_live() {
+    let home = Home::new();
+    let bus = format!("bus.url=sqlite:{}", home.path().join("bus.sqlite3").display());
+    let server = Server::start(&home, &["-c", &bus]);
+    let mut sessions = Vec::new();
+    for door in Door::ALL {
+        sessions.push(server.transcribe(door).await);
+    }
+    let address = server.url.strip_prefix("ws://").unwrap().strip_suffix("/asr").unwrap();
+    let refused = Door::OpenAi.answer(address, b"this is no recording, but text that somebody sent").await;
+    assert_eq!(refused.status, 400, "{refused:?}");
+    server.hear().await;
+    let logs = server.stop();
+    assert!(logs.contains("everything that was heard is published"), "{logs}");
+
+    let exported = home.path().join("all.jsonl");
+    let ran = home.godctl(&["bus", "export", exported.to_str().unwrap(), "-c", &bus]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let events = events(&exported);
+    assert_eq!(texts(&events), vec!["hey tonny start a new claude session"; 4], "three uploads, one session");
+    let payloads: Vec<&Value> = events.iter().step_by(2).map(|event| &event["payload"]).collect();
+    for session in sessions {
+        let of_session = |payload: &&&Value| payload["session_id"] == session.as_str();
+        let [payload] = payloads.iter().filter(of_session).collect::<Vec<_>>()[..] else {
+            panic!("not one event of {session}: {payloads:?}")
+        };
+        assert_eq!(payload["utterance_id"], format!("{session}/1"));
+    }
+    // Nothing but the session and the clock tells them from what was said live.
+    let alike = |payload: &Value| {
+        let mut payload = payload.clone();
+        for key in ["session_id", "utterance_id", "timestamp"] {
+            assert!(payload.as_object_mut().unwrap().remove(key).is_some());
+        }
+        for key in ["duration_seconds", "confidence"] {
+            assert!(payload["audio_metadata"].as_object_mut().unwrap().remove(key).unwrap().is_f64());
+        }
+        payload
+    };
+    assert!(payloads.iter().all(|payload| alike(payload) == alike(payloads[0])), "{payloads:?}");
 }

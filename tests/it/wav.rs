@@ -52,11 +52,16 @@ pub(crate) fn header(rate: u32, channels: u16, encoding: Encoding, data_len: u32
 
 /// The same sound on every channel.
 pub(crate) fn wav(samples: &[f32], rate: u32, channels: u16, encoding: Encoding) -> Vec<u8> {
+    let frames: Vec<f32> =
+        samples.iter().flat_map(|sample| std::iter::repeat_n(*sample, usize::from(channels))).collect();
+    interleaved(&frames, rate, channels, encoding)
+}
+
+/// Channels of their own, sample by sample in turn.
+pub(crate) fn interleaved(frames: &[f32], rate: u32, channels: u16, encoding: Encoding) -> Vec<u8> {
     let mut data = Vec::new();
-    for sample in samples {
-        for _ in 0..channels {
-            encoding.put(&mut data, *sample);
-        }
+    for sample in frames {
+        encoding.put(&mut data, *sample);
     }
     let mut out = header(rate, channels, encoding, data.len() as u32);
     out.extend(data);

@@ -109,10 +109,13 @@ fn inherit(
 /// The device failed.
 pub fn run(decoder: &Decoder, tokenizer: &Tokenizer, job: &search::Job<'_>, beams: Beams) -> Result<Decoded> {
     let size = beams.size.max(1);
-    let (cache, logits, no_speech) = search::prefill(decoder, tokenizer, job)?;
+    let Some((cache, logits, no_speech)) = search::prefill(decoder, tokenizer, &[job])?.pop() else {
+        candle_core::bail!("a window without a prompt");
+    };
+    let given = search::given(job);
     let capacity = cache.capacity();
     let mut caches = vec![cache];
-    let mut running = vec![Running { tokens: Vec::new(), sum: 0.0, parent: 0 }];
+    let mut running = vec![Running { tokens: given.clone(), sum: 0.0, parent: 0 }];
     let mut finished: Vec<Finished> = Vec::new();
     let mut looping: Option<(Running, guard::Loop)> = None;
     let mut logits = vec![logits];
@@ -178,7 +181,7 @@ pub fn run(decoder: &Decoder, tokenizer: &Tokenizer, job: &search::Job<'_>, beam
         },
         (None, None) => Decoded::default(),
     };
-    Ok(Decoded { no_speech, ..result })
+    Ok(Decoded { no_speech, given: given.len().min(result.tokens.len()), ..result })
 }
 
 #[cfg(test)]

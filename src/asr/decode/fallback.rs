@@ -88,7 +88,8 @@ mod tests {
     use crate::asr::decode::guard::Loop;
 
     fn result(avg_logprob: f64, no_speech: f32) -> Decoded {
-        Decoded { tokens: vec![1; 9], sum_logprob: avg_logprob * 10.0, ended: true, looped: None, no_speech }
+        let tokens = vec![1; 9];
+        Decoded { tokens, sum_logprob: avg_logprob * 10.0, ended: true, no_speech, ..Decoded::default() }
     }
 
     #[test]

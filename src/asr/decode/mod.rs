@@ -15,8 +15,10 @@ pub mod search;
 /// One decoded row before it is turned into text.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Decoded {
-    /// Generated tokens, without the end.
+    /// Generated tokens, without the end; the tokens that were given come first.
     pub tokens: Vec<u32>,
+    /// How many of them were given and not generated.
+    pub given: usize,
     /// Sum of their log-probabilities, and of the end's when it was reached.
     pub sum_logprob: f64,
     /// True when the row ended by itself, false when a limit stopped it.
@@ -28,9 +30,9 @@ pub struct Decoded {
 }
 
 impl Decoded {
-    /// Mean log-probability of the tokens, the end included.
+    /// Mean log-probability of the generated tokens, the end included.
     #[must_use]
     pub fn avg_logprob(&self) -> f32 {
-        (self.sum_logprob / (self.tokens.len() + 1) as f64) as f32
+        (self.sum_logprob / (self.tokens.len().saturating_sub(self.given) + 1) as f64) as f32
     }
 }

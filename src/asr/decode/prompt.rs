@@ -14,6 +14,8 @@ pub struct Prompt {
     pub tokens: Vec<u32>,
     /// Index of `<|startoftranscript|>`.
     pub start: usize,
+    /// Tokens at the end that the transcript begins with.
+    pub given: usize,
 }
 
 /// Whether the decoder is told to write timestamps.
@@ -58,7 +60,18 @@ pub fn build(
     let head = transcript_start(tokenizer, options, language, stamps);
     let before = previous(tokenizer, options, (positions / 2).saturating_sub(1));
     let start = before.len();
-    Prompt { tokens: [before, head].concat(), start }
+    let given = prefix(tokenizer, options, positions / 2);
+    Prompt { given: given.len(), tokens: [before, head, given].concat(), start }
+}
+
+/// What the transcript begins with. Nothing where timestamps are written (they would be missing in it), or where there
+/// would be little room for more: the window is then decoded from its start.
+fn prefix(tokenizer: &Tokenizer, options: &DecodeOptions, room: usize) -> Vec<u32> {
+    let Some(text) = options.prefix.as_deref().map(str::trim).filter(|text| !text.is_empty()) else {
+        return Vec::new();
+    };
+    let tokens = tokenizer.encode(&format!(" {text}"));
+    if options.timestamps || tokens.len() > room { Vec::new() } else { tokens }
 }
 
 fn previous(tokenizer: &Tokenizer, options: &DecodeOptions, room: usize) -> Vec<u32> {

@@ -52,20 +52,39 @@ pub fn probability(logits: &[f32], token: Option<u32>) -> f32 {
     token.and_then(|t| weights.get(t as usize).copied()).unwrap_or(0.0)
 }
 
-/// Reads a job's prompt into a fresh cache; the logits that follow it, and the no-speech probability.
-pub(super) fn prefill(
-    decoder: &Decoder,
-    tokenizer: &Tokenizer,
-    job: &Job<'_>,
-) -> Result<(RowCache, Vec<f32>, f32)> {
-    let mut cache = decoder.new_cache(job.prompt.tokens.len() + job.budget)?;
-    let last = job.prompt.tokens.len().saturating_sub(1);
-    let wanted = if job.prompt.start == last { vec![last] } else { vec![job.prompt.start, last] };
-    let row = Row { cache: &mut cache, audio: job.audio, tokens: &job.prompt.tokens, wanted: &wanted };
-    let mut logits = decoder.forward(&mut [row], &[])?.logits;
-    let no_speech = logits.first().map_or(0.0, |l| probability(l, tokenizer.specials.no_speech));
-    let Some(next) = logits.pop() else { candle_core::bail!("a prompt without tokens") };
-    Ok((cache, next, no_speech))
+/// What a job has read before it writes: its cache, the logits of its first token, and the no-speech probability.
+pub(super) type Prefilled = (RowCache, Vec<f32>, f32);
+
+/// Reads the prompts of all jobs into fresh caches, in one batch.
+pub(super) fn prefill(decoder: &Decoder, tokenizer: &Tokenizer, jobs: &[&Job<'_>]) -> Result<Vec<Prefilled>> {
+    let mut caches = Vec::with_capacity(jobs.len());
+    let mut wanted = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        caches.push(decoder.new_cache(job.prompt.tokens.len() + job.budget)?);
+        let last = job.prompt.tokens.len().saturating_sub(1);
+        wanted.push(if job.prompt.start == last { vec![last] } else { vec![job.prompt.start, last] });
+    }
+    let mut rows: Vec<Row<'_>> = jobs
+        .iter()
+        .zip(&mut caches)
+        .zip(&wanted)
+        .map(|((job, cache), wanted)| Row { cache, audio: job.audio, tokens: &job.prompt.tokens, wanted })
+        .collect();
+    let mut logits = decoder.forward(&mut rows, &[])?.logits.into_iter();
+    let mut read = Vec::with_capacity(jobs.len());
+    for (cache, wanted) in caches.into_iter().zip(&wanted) {
+        let own: Vec<Vec<f32>> = logits.by_ref().take(wanted.len()).collect();
+        let no_speech = own.first().map_or(0.0, |l| probability(l, tokenizer.specials.no_speech));
+        let Some(next) = own.into_iter().next_back() else { candle_core::bail!("a prompt without tokens") };
+        read.push((cache, next, no_speech));
+    }
+    Ok(read)
+}
+
+/// Tokens that a job's transcript begins with.
+pub(super) fn given(job: &Job<'_>) -> Vec<u32> {
+    let tokens = &job.prompt.tokens;
+    tokens.get(tokens.len().saturating_sub(job.prompt.given)..).unwrap_or_default().to_vec()
 }
 
 /// Decodes every job to its end; the results are in the order of the jobs.
@@ -73,15 +92,17 @@ pub(super) fn prefill(
 /// # Errors
 /// The device failed.
 pub fn run(decoder: &Decoder, tokenizer: &Tokenizer, jobs: &[Job<'_>]) -> Result<Vec<Decoded>> {
-    let mut results: Vec<Decoded> = jobs.iter().map(|_| Decoded::default()).collect();
+    let mut results: Vec<Decoded> = Vec::with_capacity(jobs.len());
     let mut active = Vec::with_capacity(jobs.len());
-    for (index, (job, result)) in jobs.iter().zip(&mut results).enumerate() {
-        let (cache, mut logits, no_speech) = prefill(decoder, tokenizer, job)?;
-        result.no_speech = no_speech;
+    let read = prefill(decoder, tokenizer, &jobs.iter().collect::<Vec<_>>())?;
+    for (index, (job, (cache, mut logits, no_speech))) in jobs.iter().zip(read).enumerate() {
+        let tokens = given(job);
+        let mut result = Decoded { given: tokens.len(), tokens, no_speech, ..Decoded::default() };
         let mut row = Active { job, index, cache, random: Random::new(job.seed), next: 0 };
-        if advance(&mut row, result, tokenizer, &mut logits) {
+        if advance(&mut row, &mut result, tokenizer, &mut logits) {
             active.push(row);
         }
+        results.push(result);
     }
     while !active.is_empty() {
         let tokens: Vec<[u32; 1]> = active.iter().map(|row| [row.next]).collect();
@@ -111,7 +132,8 @@ fn advance(
     tokenizer: &Tokenizer,
     logits: &mut [f32],
 ) -> bool {
-    if result.tokens.len() >= row.job.budget {
+    let most = result.given + row.job.budget;
+    if result.tokens.len() >= most {
         return false;
     }
     row.job.rules.apply(&result.tokens, logits);
@@ -131,5 +153,5 @@ fn advance(
     row.next = token;
     let text: Vec<u32> = result.tokens.iter().copied().filter(|&t| tokenizer.is_text(t)).collect();
     result.looped = guard::find(&text);
-    result.looped.is_none() && result.tokens.len() < row.job.budget && row.cache.len() < row.cache.capacity()
+    result.looped.is_none() && result.tokens.len() < most && row.cache.len() < row.cache.capacity()
 }

@@ -1,20 +1,23 @@
 //! The async side: opens streams, hands audio in and events out. Lives on its callers' tasks.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::{
-    EngineConfig, EngineState, EngineStats, StreamOptions,
-    shared::{Doorbell, LastHandle, Shared},
-    slot::{Inbox, Input, Slot},
+    EngineConfig, EngineState, EngineStats, StreamGauge, StreamOptions,
+    admission::{Admission, Refusal},
+    health::{Failing, Health},
+    output::StreamOutput,
+    shared::{Clock, Doorbell, LastHandle, Shared},
+    slot::{Configure, Inbox, Input, Slot},
     worker,
 };
 use crate::{
     asr::{
         DecodeOptions, ModelInfo, SttError, Task, Transcriber,
-        stream::{Samples, StreamConfig, StreamEvent, VoiceGate, samples_of_ms},
+        stream::{Samples, StreamConfig, Tuning, VoiceGate, samples_of_ms},
     },
     shutdown::Shutdown,
 };
@@ -29,7 +32,7 @@ const OUTBOX: usize = 256;
 /// The async handle: cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     _last: Arc<LastHandle>,
 }
 
@@ -40,29 +43,57 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Starts the engine's thread, which loads the weights with `load` and then serves streams.
+    /// Starts the engine's thread, which loads the weights with `load` and then serves streams. `load` is called again
+    /// when the model has panicked.
     ///
-    /// `gate` makes the voice activity detector of a new stream.
+    /// `gate` makes the voice activity detector of a new stream, with the endpointing that its options ask for.
     ///
     /// # Errors
     /// When the operating system refuses the thread. A failed `load` shows in [`Engine::state`].
     pub fn start<L, G>(shutdown: &Shutdown, config: EngineConfig, gate: G, load: L) -> std::io::Result<Self>
     where
-        L: FnOnce() -> Result<Box<dyn Transcriber>, SttError> + Send + 'static,
-        G: Fn() -> Box<dyn VoiceGate> + Send + Sync + 'static,
+        L: FnMut() -> Result<Box<dyn Transcriber>, SttError> + Send + 'static,
+        G: Fn(Tuning) -> Box<dyn VoiceGate> + Send + Sync + 'static,
+    {
+        let epoch = Instant::now();
+        Self::start_with_clock(shutdown, config, gate, load, Box::new(move || epoch.elapsed().as_secs_f64()))
+    }
+
+    /// The same with a clock of the caller's, in seconds.
+    pub(super) fn start_with_clock<L, G>(
+        shutdown: &Shutdown,
+        config: EngineConfig,
+        gate: G,
+        load: L,
+        clock: Clock,
+    ) -> std::io::Result<Self>
+    where
+        L: FnMut() -> Result<Box<dyn Transcriber>, SttError> + Send + 'static,
+        G: Fn(Tuning) -> Box<dyn VoiceGate> + Send + Sync + 'static,
     {
         let shared = Arc::new(Shared {
+            admission: Mutex::new(Admission::new(config.max_sessions)),
             config,
+            clock,
             bell: Doorbell::default(),
             state: watch::Sender::new(EngineState::Loading),
             arrivals: Mutex::default(),
-            stats: Mutex::default(),
+            inboxes: Mutex::default(),
+            decoding: Mutex::default(),
+            health: Mutex::new(Health::default()),
+            stats: Mutex::new(EngineStats { hop_factor: 1, ..EngineStats::default() }),
+            offline: super::offline::Queue::default(),
             closing: Mutex::default(),
             gate: Box::new(gate),
         });
         let last = Arc::new(LastHandle(Arc::clone(&shared)));
         let on_thread = Arc::clone(&shared);
-        shutdown.thread("asr-engine", move || worker::run(&on_thread, load))?;
+        let stop = shutdown.clone();
+        shutdown.thread("asr-engine", move || {
+            if !worker::run(&on_thread, load) {
+                stop.fail("asr-engine", "the model fails again and again".to_owned());
+            }
+        })?;
         Ok(Self { shared, _last: last })
     }
 
@@ -72,44 +103,72 @@ impl Engine {
         self.shared.state.subscribe()
     }
 
-    /// Waits until the weights are loaded.
+    /// Waits until the weights are loaded, or loaded again.
     ///
     /// # Errors
     /// [`SttError::Unavailable`] when they could not be.
     pub async fn ready(&self) -> Result<Arc<ModelInfo>, SttError> {
         let mut state = self.state();
-        let settled = state.wait_for(|state| *state != EngineState::Loading).await;
+        let settled =
+            state.wait_for(|state| matches!(state, EngineState::Ready(_) | EngineState::Failed(_))).await;
         match settled.as_deref() {
             Ok(EngineState::Ready(info)) => Ok(Arc::clone(info)),
             Ok(EngineState::Failed(reason)) => Err(SttError::Unavailable(reason.clone())),
-            Ok(EngineState::Loading) | Err(_) => Err(SttError::Closed),
+            Ok(EngineState::Loading | EngineState::Restarting(_)) | Err(_) => Err(SttError::Closed),
         }
     }
 
-    /// What has been done so far.
+    /// The model, if it can be used now.
+    ///
+    /// # Errors
+    /// [`SttError::Loading`] before the weights are there, [`SttError::Restarting`] while they are loaded again, and
+    /// [`SttError::Unavailable`] when they will not be.
+    pub fn model(&self) -> Result<Arc<ModelInfo>, SttError> {
+        match &*self.shared.state.borrow() {
+            EngineState::Ready(info) => Ok(Arc::clone(info)),
+            EngineState::Loading => Err(SttError::Loading),
+            EngineState::Restarting(_) => Err(SttError::Restarting),
+            EngineState::Failed(reason) => Err(SttError::Unavailable(reason.clone())),
+        }
+    }
+
+    /// What is wrong with a model that is loaded and has failed on each of its last [`super::FAILING`] windows or
+    /// more, and on plain silence. Streams are served all the same: the next good window ends it, and so does a while without any
+    /// ([`super::FAILING_S`]).
+    #[must_use]
+    pub fn failing(&self) -> Option<Failing> {
+        self.shared.health.lock().failing(self.shared.now())
+    }
+
+    /// What has been done so far, and how it is going.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
-        *self.shared.stats.lock()
+        self.shared.stats()
     }
 
     /// Takes a slot.
     ///
     /// # Errors
-    /// [`SttError::Busy`] when every slot is taken, [`SttError::Loading`] before the weights are there,
-    /// [`SttError::Unavailable`] when they will not be, [`SttError::BadRequest`] for a language or a task that the
-    /// model does not have.
+    /// As [`Engine::model`]; [`SttError::Busy`] when every slot is taken or the machine is behind with the streams that
+    /// it has, [`SttError::BadRequest`] for a language or a task that the model does not have.
     pub fn open(&self, options: StreamOptions) -> Result<Stream, SttError> {
-        let info = match &*self.shared.state.borrow() {
-            EngineState::Ready(info) => Arc::clone(info),
-            EngineState::Loading => return Err(SttError::Loading),
-            EngineState::Failed(reason) => return Err(SttError::Unavailable(reason.clone())),
-        };
+        let info = self.model()?;
         check(&info, &options.decode)?;
         {
             let mut stats = self.shared.stats.lock();
-            if stats.active >= self.shared.config.max_sessions {
-                stats.refused += 1;
-                return Err(SttError::Busy { limit: self.shared.config.max_sessions });
+            let admission = self.shared.admission.lock();
+            if let Err(refusal) = admission.check(stats.active, self.shared.now()) {
+                let lag_s = match refusal {
+                    Refusal::Full => {
+                        stats.refused += 1;
+                        None
+                    }
+                    Refusal::Late(lag_s) => {
+                        stats.refused_late += 1;
+                        Some(lag_s)
+                    }
+                };
+                return Err(SttError::Busy { limit: admission.limit(), lag_s });
             }
             stats.active += 1;
             stats.opened += 1;
@@ -117,21 +176,22 @@ impl Engine {
         let stream = StreamConfig::for_window(info.window_s).tuned(options.tuning);
         let (events, receiver) = mpsc::channel(OUTBOX);
         let inbox = Arc::new(Inbox::new(Semaphore::new(usize::try_from(INBOX).unwrap_or(usize::MAX))));
+        self.shared.enlist(&inbox);
         // Streams commit words, so they need them aligned.
         let decode = DecodeOptions { word_timestamps: true, ..options.decode };
-        let slot = Slot::new((self.shared.gate)(), stream, Arc::new(decode), Arc::clone(&inbox), events);
+        let slot = Slot::new((self.shared.gate)(options.tuning), stream, decode, Arc::clone(&inbox), events);
         self.shared.arrivals.lock().push(slot);
         self.shared.bell.ring();
         Ok(Stream {
-            input: StreamInput { inbox, shared: Arc::clone(&self.shared) },
-            output: StreamOutput { receiver, shared: Arc::clone(&self.shared) },
+            input: StreamInput { inbox: Arc::clone(&inbox), shared: Arc::clone(&self.shared) },
+            output: StreamOutput::new(receiver, inbox, Arc::clone(&self.shared)),
             model: info,
         })
     }
 }
 
 /// Refuses what the model cannot do before a slot is taken.
-fn check(info: &ModelInfo, options: &DecodeOptions) -> Result<(), SttError> {
+pub(super) fn check(info: &ModelInfo, options: &DecodeOptions) -> Result<(), SttError> {
     let wanted = options.language.iter().chain(&options.allowed_languages);
     for language in wanted {
         if !info.languages.contains(language) {
@@ -148,7 +208,9 @@ fn check(info: &ModelInfo, options: &DecodeOptions) -> Result<(), SttError> {
             info.name
         )));
     }
-    if options.task == Task::Translate && !info.multilingual {
+    // A model may have a token for translating and know nothing but English all the same.
+    let english_only = !info.multilingual || info.languages.iter().all(|language| language == "en");
+    if options.task == Task::Translate && english_only {
         return Err(SttError::BadRequest(format!(
             "model '{}' is English-only and cannot translate; use a multilingual model",
             info.name
@@ -190,7 +252,7 @@ impl StreamInput {
     /// Not cancel safe: when dropped half-way, some of the samples have been handed over.
     pub async fn push(&self, samples: &[f32]) -> Result<(), SttError> {
         for piece in samples.chunks(PIECE) {
-            self.put(Input::Audio(piece.to_vec())).await?;
+            self.put(|now| Input::Audio(piece.to_vec(), now)).await?;
         }
         Ok(())
     }
@@ -200,23 +262,43 @@ impl StreamInput {
     /// # Errors
     /// [`SttError::Closed`] once the stream has ended.
     pub async fn flush(&self) -> Result<(), SttError> {
-        self.put(Input::Flush).await
+        self.put(|_| Input::Flush).await
     }
 
-    /// Asks for [`StreamEvent::Marker`] when everything pushed before has been dealt with.
+    /// Asks for [`StreamEvent::Marker`](crate::asr::stream::StreamEvent::Marker) when everything pushed before has been dealt with.
     ///
     /// # Errors
     /// [`SttError::Closed`] once the stream has ended.
     pub async fn marker(&self, name: String) -> Result<(), SttError> {
-        self.put(Input::Marker(name)).await
+        self.put(|_| Input::Marker(name)).await
     }
 
-    /// Says that no more audio comes; the rest is decoded and [`StreamEvent::Ended`] follows.
+    /// Changes how a stream that was given no audio yet is decoded. Once it has heard something this does nothing.
+    ///
+    /// # Errors
+    /// [`SttError::BadRequest`] as [`Engine::open`], and then nothing has changed; [`SttError::Closed`] once the stream
+    /// has ended.
+    pub async fn configure(&self, options: StreamOptions) -> Result<(), SttError> {
+        let info = match &*self.shared.state.borrow() {
+            EngineState::Ready(info) => Arc::clone(info),
+            EngineState::Restarting(_) => return Err(SttError::Restarting),
+            EngineState::Loading | EngineState::Failed(_) => return Err(SttError::Closed),
+        };
+        check(&info, &options.decode)?;
+        let configure = Configure {
+            gate: (self.shared.gate)(options.tuning),
+            config: StreamConfig::for_window(info.window_s).tuned(options.tuning),
+            options: DecodeOptions { word_timestamps: true, ..options.decode },
+        };
+        self.put(|_| Input::Configure(Box::new(configure))).await
+    }
+
+    /// Says that no more audio comes; the rest is decoded and [`StreamEvent::Ended`](crate::asr::stream::StreamEvent::Ended) follows.
     ///
     /// # Errors
     /// [`SttError::Closed`] once the stream has ended.
     pub async fn end(self) -> Result<(), SttError> {
-        self.put(Input::End).await
+        self.put(|_| Input::End).await
     }
 
     /// Samples handed over that the engine has not taken yet.
@@ -225,7 +307,15 @@ impl StreamInput {
         self.inbox.queued()
     }
 
-    async fn put(&self, input: Input) -> Result<(), SttError> {
+    /// How the stream keeps up, for others to read.
+    #[must_use]
+    pub fn gauge(&self) -> StreamGauge {
+        StreamGauge(Arc::clone(&self.inbox))
+    }
+
+    /// Puts in what `input` makes of the time on the engine's clock: when it came, however long it must wait.
+    async fn put(&self, input: impl FnOnce(f64) -> Input) -> Result<(), SttError> {
+        let input = input(self.shared.now());
         let permit = self.inbox.room.acquire_many(input.cost()).await.map_err(|_closed| SttError::Closed)?;
         permit.forget();
         self.inbox.queue.lock().push_back(input);
@@ -237,35 +327,6 @@ impl StreamInput {
 impl Drop for StreamInput {
     fn drop(&mut self) {
         *self.inbox.abandoned.lock() = true;
-        self.shared.bell.ring();
-    }
-}
-
-/// The receiving end. Dropping it cancels the stream.
-pub struct StreamOutput {
-    receiver: mpsc::Receiver<StreamEvent>,
-    shared: Arc<Shared>,
-}
-
-impl fmt::Debug for StreamOutput {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StreamOutput").field("waiting", &self.receiver.len()).finish_non_exhaustive()
-    }
-}
-
-impl StreamOutput {
-    /// The next event; `None` after [`StreamEvent::Ended`] or when the engine stopped. Cancel safe.
-    pub async fn next(&mut self) -> Option<StreamEvent> {
-        let event = self.receiver.recv().await;
-        // There is room again: the engine may be waiting for it.
-        self.shared.bell.ring();
-        event
-    }
-}
-
-impl Drop for StreamOutput {
-    fn drop(&mut self) {
-        self.receiver.close();
         self.shared.bell.ring();
     }
 }

@@ -1,105 +1,135 @@
-//! The engine's thread: loads the weights, then serves the slots until nobody needs it.
+//! The engine's thread: serves the slots until nobody needs it.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Instant,
+    time::Duration,
 };
 
-use tracing::{debug, error, info};
+use tracing::{debug, error};
 
-use super::{EngineState, shared::Shared, slot::Slot};
-use crate::asr::{Hypothesis, SttError, Transcriber, Window, stream::seconds};
+use super::{EngineState, model::Model, offline::Turns, shared::Shared, slot::Slot};
+use crate::asr::{SttError, Transcriber, stream::seconds};
 
-/// Runs until the last handle is dropped and the last stream is done.
-pub(super) fn run<L>(shared: &Shared, load: L)
+/// Runs until the last handle is dropped and the last stream is done. False when the model had to be given up.
+pub(super) fn run<L>(shared: &Shared, load: L) -> bool
 where
-    L: FnOnce() -> Result<Box<dyn Transcriber>, SttError>,
+    L: FnMut() -> Result<Box<dyn Transcriber>, SttError>,
 {
-    let started = Instant::now();
-    let mut model = match catch_unwind(AssertUnwindSafe(load)) {
-        Ok(Ok(model)) => model,
-        // `Engine::ready` says again that the engine is not available.
-        Ok(Err(SttError::Unavailable(reason))) => return fail(shared, reason),
-        Ok(Err(error)) => return fail(shared, error.to_string()),
-        Err(_) => return fail(shared, "loading the model panicked".to_owned()),
+    let usable = match Model::start(shared, load) {
+        Some(model) => serve(shared, model),
+        None => true,
     };
-    info!(model = model.info().name, took_ms = started.elapsed().as_millis(), "model loaded");
-    shared.state.send_replace(EngineState::Ready(Arc::new(model.info().clone())));
-    serve(shared, model.as_mut());
-    shared.state.send_replace(EngineState::Failed("the engine has stopped".to_owned()));
+    shared.offline.close();
+    usable
 }
 
-fn fail(shared: &Shared, reason: String) {
-    // Whoever needs the engine says it; here it would only be said twice.
-    debug!(reason, "the model could not be loaded");
-    shared.state.send_replace(EngineState::Failed(reason));
-}
-
-fn serve(shared: &Shared, model: &mut dyn Transcriber) {
+fn serve<L>(shared: &Shared, mut model: Model<'_, L>) -> bool
+where
+    L: FnMut() -> Result<Box<dyn Transcriber>, SttError>,
+{
     let mut slots: Vec<Slot> = Vec::new();
+    let mut turns = Turns::default();
     loop {
         slots.append(&mut shared.arrivals.lock());
-        let before = slots.len();
-        slots.retain(|slot| !slot.is_done());
-        shared.stats.lock().active -= before - slots.len();
-        if slots.is_empty() && *shared.closing.lock() && shared.arrivals.lock().is_empty() {
-            return;
+        free(shared, &mut slots);
+        if !model.is_usable() {
+            slots.append(&mut shared.arrivals.lock());
+            abandon(shared, &mut slots);
+            return false;
         }
-        let worked = tick(shared, &mut slots, model);
+        if slots.is_empty() && *shared.closing.lock() && shared.arrivals.lock().is_empty() {
+            shared.state.send_replace(EngineState::Failed("the engine has stopped".to_owned()));
+            return true;
+        }
+        let live = tick(shared, &mut slots, &mut model);
+        let decode = |windows: &[_]| model.decode(windows);
+        let worked = turns.take(shared, decode, live, slots.len()) || live.is_some();
         if !worked && !slots.iter().any(Slot::has_work) {
             shared.bell.wait();
         }
     }
 }
 
-/// One round over the slots and one batch; true when a window was decoded.
-fn tick(shared: &Shared, slots: &mut [Slot], model: &mut dyn Transcriber) -> bool {
-    let mut windows = Vec::new();
-    let mut owners = Vec::new();
+/// Drops the slots that are done.
+fn free(shared: &Shared, slots: &mut Vec<Slot>) {
+    let before = slots.len();
+    slots.retain(|slot| !slot.is_done());
+    let mut stats = shared.stats.lock();
+    stats.active -= before - slots.len();
+    (stats.lag_s, stats.hop_factor) = slots
+        .iter()
+        .map(Slot::lateness)
+        .fold((0.0, 1), |worst, slot| (f64::max(worst.0, slot.0), u32::max(worst.1, slot.1)));
+}
+
+/// Ends every stream with an error, because the model is gone.
+fn abandon(shared: &Shared, slots: &mut Vec<Slot>) {
+    let reason = match &*shared.state.borrow() {
+        EngineState::Failed(reason) => reason.clone(),
+        _ => "the model is gone".to_owned(),
+    };
+    let message = SttError::Unavailable(reason).to_string();
+    for slot in slots.iter_mut() {
+        slot.fail(&message);
+    }
+    let mut stats = shared.stats.lock();
+    stats.aborted += slots.len() as u64;
+    stats.active -= slots.len();
+    slots.clear();
+}
+
+/// Runs a step of one stream's own logic; a panic in it ends that stream alone.
+fn guarded(shared: &Shared, slot: &mut Slot, step: impl FnOnce(&mut Slot)) {
+    if catch_unwind(AssertUnwindSafe(|| step(slot))).is_err() {
+        error!("the logic of a stream panicked; the stream ends");
+        slot.fail("an internal fault has ended this stream; open another");
+        shared.stats.lock().aborted += 1;
+    }
+}
+
+/// One round over the slots and one batch; how long that took, when a window was decoded.
+fn tick<L>(shared: &Shared, slots: &mut [Slot], model: &mut Model<'_, L>) -> Option<Duration>
+where
+    L: FnMut() -> Result<Box<dyn Transcriber>, SttError>,
+{
     let mut taken = 0;
-    for (i, slot) in slots.iter_mut().enumerate() {
-        if windows.len() == shared.config.max_batch.max(1) {
-            break;
-        }
-        if let Some(window) = slot.advance() {
-            windows.push(window);
-            owners.push(i);
-        }
+    for slot in slots.iter_mut() {
+        guarded(shared, slot, Slot::advance);
         taken += slot.taken();
     }
     shared.stats.lock().audio_s += seconds(taken as u64);
+    // The oldest deadline first: a window that is not in this batch is nearer to the head of the next.
+    let mut waiting: Vec<(f64, usize)> =
+        slots.iter().enumerate().filter_map(|(i, slot)| Some((slot.due()?, i))).collect();
+    waiting.sort_by(|a, b| a.0.total_cmp(&b.0));
+    waiting.truncate(shared.config.max_batch.max(1));
+    let mut windows = Vec::new();
+    let mut owners = Vec::new();
+    let mut last = 0;
+    for (_, i) in waiting {
+        if let Some((window, is_last)) = slots.get_mut(i).and_then(Slot::window_due) {
+            windows.push(window);
+            owners.push(i);
+            last += u64::from(is_last);
+        }
+    }
     if windows.is_empty() {
-        return false;
+        return None;
     }
-    let started = Instant::now();
-    let results = decode(model, &windows);
-    let took = started.elapsed();
-    debug!(windows = windows.len(), took_ms = took.as_millis(), "batch decoded");
-    {
-        let mut stats = shared.stats.lock();
-        stats.batches += 1;
-        stats.windows += windows.len() as u64;
-        stats.failed += results.iter().filter(|result| result.is_err()).count() as u64;
-        stats.inference_s += took.as_secs_f64();
-    }
+    let started = shared.now();
+    let results = model.decode(&windows);
+    let now = shared.now();
+    let took_s = now - started;
+    debug!(windows = windows.len(), took_ms = (took_s * 1_000.0) as u64, "batch decoded");
+    shared.decoded(&results, took_s);
+    shared.stats.lock().last_windows += last;
     for (owner, result) in owners.iter().zip(results) {
-        slots[*owner].absorb(result);
+        let Some(slot) = slots.get_mut(*owner) else { continue };
+        guarded(shared, slot, |slot| slot.absorb(result, now));
+        let (lag_s, factor) = slot.lateness();
+        if factor > 1 {
+            shared.admission.lock().late(now, lag_s);
+        }
     }
-    // Whoever came first in this round comes last in the next.
-    slots.rotate_left(1);
-    true
-}
-
-/// Decodes a batch; a panic or a wrong number of answers is an error of these windows, not the end of the engine.
-fn decode(model: &mut dyn Transcriber, windows: &[Window]) -> Vec<Result<Hypothesis, SttError>> {
-    let mut results = catch_unwind(AssertUnwindSafe(|| model.transcribe(windows))).unwrap_or_else(|_| {
-        error!("the model panicked on a batch");
-        windows
-            .iter()
-            .map(|_| Err(SttError::Inference("the model panicked on this window".to_owned())))
-            .collect()
-    });
-    results.resize_with(windows.len(), || Err(SttError::Inference("the model gave no answer".to_owned())));
-    results
+    Some(Duration::try_from_secs_f64(took_s).unwrap_or_default())
 }

@@ -3,6 +3,10 @@
 //! The tokens of all rows are packed into one `[tokens, width]` matrix for the linear layers; attention goes row by
 //! row over the row's own cache, and window by window over the audio (rows of one window that stand together, such
 //! as beams, share one pass over its keys).
+//!
+//! On a CPU what a row gives does not depend on the other rows of its batch, to the last bit: rows of few tokens are
+//! packed up to [`FEW_ROWS`] tokens at a time, for which every row's sums are its own, and a row of more tokens goes by
+//! itself. Each weight would be read once for so many rows in any case.
 
 use candle_core::{Device, Module, Result, Tensor};
 use candle_nn::LayerNorm;
@@ -12,7 +16,7 @@ use super::{
     heads::AlignmentHead,
     layers::{Attention, FeedForward, Linear},
 };
-use crate::asr::kernels::attention;
+use crate::asr::kernels::{attention, linear::FEW_ROWS};
 
 /// One layer of the decoder.
 #[derive(Debug)]
@@ -105,10 +109,33 @@ impl Decoder {
     /// Reads each row's new tokens. `capture` lists the heads whose attention over the audio is returned.
     ///
     /// # Errors
-    /// A row without tokens or room, a token that is not in the vocabulary, or the device failed. The caches are
-    /// then as long as before.
+    /// A row without tokens or room, or a token that is not in the vocabulary: the caches are then as long as before.
+    /// Or the device failed.
     pub fn forward(&self, rows: &mut [Row<'_>], capture: &[AlignmentHead]) -> Result<Output> {
         self.check(rows)?;
+        if !self.device.is_cpu() {
+            return self.packed(rows, capture);
+        }
+        let mut output = Output { logits: Vec::new(), attention: Vec::with_capacity(rows.len()) };
+        let mut rest = rows;
+        while let Some(first) = rest.first() {
+            let mut tokens = first.tokens.len();
+            let fits = |row: &&Row<'_>| {
+                tokens += row.tokens.len();
+                tokens <= FEW_ROWS
+            };
+            let count = 1 + rest.iter().skip(1).take_while(fits).count();
+            let (group, after) = rest.split_at_mut(count);
+            let part = self.packed(group, capture)?;
+            output.logits.extend(part.logits);
+            output.attention.extend(part.attention);
+            rest = after;
+        }
+        Ok(output)
+    }
+
+    /// Reads rows as one matrix.
+    fn packed(&self, rows: &mut [Row<'_>], capture: &[AlignmentHead]) -> Result<Output> {
         let spans = spans(rows);
         let mut x = self.embed(rows)?;
         let mut captured: Vec<Vec<Option<Tensor>>> = rows.iter().map(|_| vec![None; capture.len()]).collect();

@@ -2,12 +2,18 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use axum::serve::ListenerExt as _;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use super::{ServerError, ServerOptions, http};
+use super::{
+    ServerError, ServerOptions,
+    access::Quotas,
+    connections::{self, Closing},
+    http,
+    metrics::Metrics,
+    page::Pass,
+};
 use crate::{asr::engine::Engine, shutdown::Shutdown};
 
 /// What sessions that were cut off may still take to say goodbye.
@@ -23,6 +29,10 @@ pub(super) struct App {
     pub(super) shutdown: Shutdown,
     /// Cancelled when sessions that still drain must end at once.
     pub(super) cut: CancellationToken,
+    pub(super) metrics: Metrics,
+    /// What each token uses.
+    pub(super) quotas: Quotas,
+    pub(super) page: Pass,
     sessions: watch::Sender<usize>,
 }
 
@@ -60,6 +70,17 @@ pub async fn bind(address: &str) -> Result<TcpListener, ServerError> {
     })
 }
 
+/// Takes over a socket that listens already, such as one that systemd opened for us.
+///
+/// # Errors
+/// [`ServerError::Listener`] when it cannot be used.
+pub fn adopt(listener: std::net::TcpListener) -> Result<TcpListener, ServerError> {
+    listener
+        .set_nonblocking(true)
+        .and_then(|()| TcpListener::from_std(listener))
+        .map_err(ServerError::Listener)
+}
+
 /// Serves until `shutdown` is cancelled, then stops in order: `/ready` answers 503 and new sessions are refused;
 /// running sessions decode what they have received, say it and close; what is left after `options.drain` is cut off;
 /// the port closes.
@@ -73,29 +94,29 @@ pub async fn serve(
     shutdown: &Shutdown,
 ) -> Result<(), ServerError> {
     let drain = options.drain;
+    let metrics = Metrics::new(&engine);
     let app = Arc::new(App {
         engine,
         options,
         shutdown: shutdown.clone(),
         cut: CancellationToken::new(),
+        metrics,
+        quotas: Quotas::default(),
+        page: Pass::default(),
         sessions: watch::Sender::new(0),
     });
-    // Updates are small and somebody waits for each of them.
-    let listener = listener.tap_io(|socket| {
-        if let Err(error) = socket.set_nodelay(true) {
-            debug!(%error, "cannot switch off Nagle's algorithm");
-        }
-    });
-    let close_port = CancellationToken::new();
-    let serving = axum::serve(listener, http::router(Arc::clone(&app)))
-        .with_graceful_shutdown(close_port.clone().cancelled_owned());
-    let mut serving = std::pin::pin!(serving.into_future());
+    let closing = Closing::default();
+    let router = http::router(Arc::clone(&app));
+    let accepting = connections::accept(listener, Arc::clone(&app), router, closing.clone());
+    let mut accepting = std::pin::pin!(accepting);
 
-    // Both are cancel safe: the server keeps its connections in tasks of its own.
     tokio::select! {
         biased;
         () = shutdown.cancelled() => {}
-        ended = &mut serving => return ended.map_err(ServerError::Listener),
+        ended = &mut accepting => {
+            closing.now.cancel();
+            return ended.map_err(ServerError::Listener);
+        }
     }
     let stop = async {
         info!(sessions = *app.sessions.borrow(), "draining");
@@ -107,18 +128,14 @@ pub async fn serve(
                 warn!("sessions did not end although they were cut off");
             }
         }
-        close_port.cancel();
+        closing.port.cancel();
         if drained.is_err() && sessions > 0 { Err(ServerError::CutOff { sessions }) } else { Ok(()) }
     };
     // The port is served on, so that probes see why nothing is taken any more.
-    let (stopped, served) = tokio::join!(stop, async {
-        tokio::select! {
-            served = &mut serving => served.map_err(ServerError::Listener),
-            () = async {
-                close_port.cancelled().await;
-                tokio::time::sleep(LAST_ANSWERS).await;
-            } => Ok(()),
-        }
-    });
-    served.and(stopped)
+    let (stopped, accepted) = tokio::join!(stop, accepting);
+    closing.open.close();
+    // Those that are still open then are dropped.
+    drop(tokio::time::timeout(LAST_ANSWERS, closing.open.wait()).await);
+    closing.now.cancel();
+    accepted.map_err(ServerError::Listener).and(stopped)
 }

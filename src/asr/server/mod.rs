@@ -2,7 +2,7 @@
 //!
 //! [`serve`] runs on the caller's async runtime until its [`Shutdown`] is cancelled. The port answers from the first
 //! moment, while the model still loads: `/health` says that the process lives, `/ready` whether it is of use.
-//! Each websocket session is one tracked task ([`session`]) that holds a slot of the engine. A stop refuses new
+//! Each websocket session is one tracked task (such as `native::session`) that holds a slot of the engine. A stop refuses new
 //! sessions first, then lets the running ones finish what they have received, then closes the port.
 //!
 //! ```text
@@ -15,62 +15,33 @@
 //! [`Engine`]: super::engine::Engine
 //! [`Shutdown`]: crate::shutdown::Shutdown
 
-mod board;
+mod access;
+mod connections;
+mod deepgram;
+mod error;
+mod guarded;
 mod http;
 mod intake;
 mod listen;
-mod session;
+mod live;
+mod meter;
+mod metrics;
+mod native;
+mod openai;
+mod openapi;
+mod options;
+mod overheard;
+mod page;
+mod socket;
+mod spool;
+mod tls;
+mod validity;
 
-pub use listen::{bind, serve};
-
-use std::time::Duration;
-
-use super::{DecodeOptions, stream::Tuning, tap::Tap};
-
-/// How sessions are served.
-#[derive(Debug, Clone)]
-pub struct ServerOptions {
-    /// How a session decodes where its client asks for nothing else.
-    pub decode: DecodeOptions,
-    /// When a session decodes and commits, where that is not the default for the model's window.
-    pub tuning: Tuning,
-    /// Lines that a session keeps; older ones are dropped and counted.
-    pub retention_lines: usize,
-    /// Larger messages end their session with close code 1009. Audio of any length fits in several messages.
-    pub max_message_bytes: usize,
-    /// A session sends its state at most this often.
-    pub update_interval: Duration,
-    /// How often a peer is asked whether it is still there; it is dropped after 2.5 times this without any frame.
-    pub ping_interval: Duration,
-    /// A session whose client sends neither audio nor control messages for this long is closed.
-    pub idle_timeout: Duration,
-    /// A peer that does not take a message within this time is dropped.
-    pub send_timeout: Duration,
-    /// How long a session waits for its client to close after everything was said.
-    pub linger: Duration,
-    /// How long a stop waits for sessions to finish.
-    pub drain: Duration,
-    /// Where the finished utterances of all sessions go besides to their clients.
-    pub tap: Option<Tap>,
-}
-
-impl Default for ServerOptions {
-    fn default() -> Self {
-        Self {
-            decode: DecodeOptions::default(),
-            tuning: Tuning::default(),
-            retention_lines: 10_000,
-            max_message_bytes: 4 << 20,
-            update_interval: Duration::from_millis(50),
-            ping_interval: Duration::from_secs(20),
-            idle_timeout: Duration::from_secs(300),
-            send_timeout: Duration::from_secs(30),
-            linger: Duration::from_secs(10),
-            drain: Duration::from_secs(10),
-            tap: None,
-        }
-    }
-}
+pub use access::{Access, Limits, NewToken, Origins, Token, Tokens, TokensError};
+pub use listen::{adopt, bind, serve};
+pub use options::ServerOptions;
+pub use tls::{Tls, TlsError};
+pub use validity::Validity;
 
 /// Why a server could not start, or did not end well.
 #[derive(Debug, thiserror::Error)]

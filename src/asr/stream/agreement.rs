@@ -8,118 +8,48 @@
 
 use std::collections::VecDeque;
 
+use super::words::{Ledger, OnLoop, covered, same};
 use crate::asr::Word;
 
-/// Two words are the same when their letters and digits are; a comma that comes and goes changes nothing.
-fn same(a: &Word, b: &Word) -> bool {
-    let key = |word: &Word| {
-        let letters: String =
-            word.text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
-        if letters.is_empty() { word.text.trim().to_owned() } else { letters }
-    };
-    key(a) == key(b)
-}
-
-/// The longest prefix of `words` that does not run into a loop.
-///
-/// A loop is a phrase of 1 to 8 words said again and again without a break: 6 times for a single word (people do say
-/// "five five five five"), 4 times for two words, 3 times for longer ones. The first round of it is kept.
-#[must_use]
-pub fn without_loop(words: &[Word]) -> usize {
-    let limit = |phrase: usize| match phrase {
-        1 => 6,
-        2 => 4,
-        _ => 3,
-    };
-    for end in 1..=words.len() {
-        for phrase in 1..=8.min(end) {
-            let rounds = limit(phrase);
-            if end < phrase * rounds {
-                continue;
-            }
-            let start = end - phrase * rounds;
-            let repeats = (start + phrase..end).all(|i| same(&words[i], &words[i - phrase]));
-            if repeats {
-                return start + phrase;
-            }
-        }
-    }
-    words.len()
-}
-
-/// How many words of `hypothesis` cover `committed`: the prefix with the smallest edit distance to it.
-///
-/// Among equals the one whose length is nearest to the committed length wins, so that a word heard twice is not lost.
-#[must_use]
-pub fn covered(committed: &[Word], hypothesis: &[Word]) -> usize {
-    if committed.is_empty() {
-        return 0;
-    }
-    let columns = hypothesis.len() + 1;
-    let mut row: Vec<usize> = (0..columns).collect();
-    for (i, word) in committed.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for j in 1..columns {
-            let substitution = diagonal + usize::from(!same(word, &hypothesis[j - 1]));
-            diagonal = row[j];
-            row[j] = substitution.min(row[j] + 1).min(row[j - 1] + 1);
-        }
-    }
-    (0..columns).min_by_key(|&j| (row[j], j.abs_diff(committed.len()))).unwrap_or(0)
-}
-
-/// The committed words of one utterance and the hypotheses they are waiting to be confirmed by.
+/// The words of one utterance and the hypotheses they are waiting to be confirmed by.
 #[derive(Debug, Clone)]
 pub struct LocalAgreement {
     /// Hypotheses that must agree.
     agreement: usize,
-    committed: Vec<Word>,
+    ledger: Ledger,
     /// The hypotheses before the newest one, whole, oldest first: `agreement` - 1 of them at most.
     earlier: VecDeque<Vec<Word>>,
-    tail: Vec<Word>,
 }
 
 impl LocalAgreement {
     /// A policy that commits what `agreement` successive hypotheses share (1 commits at once, 2 is LocalAgreement-2).
     #[must_use]
     pub fn new(agreement: usize) -> Self {
-        Self {
-            agreement: agreement.max(1),
-            committed: Vec::new(),
-            earlier: VecDeque::new(),
-            tail: Vec::new(),
-        }
+        Self { agreement: agreement.max(1), ledger: Ledger::default(), earlier: VecDeque::new() }
     }
 
-    /// Words that are final.
+    /// What is final, and what is not.
     #[must_use]
-    pub fn committed(&self) -> &[Word] {
-        &self.committed
-    }
-
-    /// Words of the newest hypothesis that may still change.
-    #[must_use]
-    pub fn tail(&self) -> &[Word] {
-        &self.tail
+    pub const fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// Takes an interim hypothesis of the whole utterance; gives the words that it makes final.
     ///
     /// Words that end after `horizon` (seconds, on the words' own clock) stay open, and so does the last one.
     pub fn interim(&mut self, hypothesis: &[Word], horizon: f64) -> Vec<Word> {
-        let rest = &hypothesis[covered(&self.committed, hypothesis)..];
+        let rest = self.ledger.rest(hypothesis);
         let mut agreed = 0;
         if self.earlier.len() + 1 >= self.agreement {
             agreed =
                 rest.iter().take_while(|word| word.end <= horizon).count().min(rest.len().saturating_sub(1));
             for earlier in &self.earlier {
-                let old = &earlier[covered(&self.committed, earlier)..];
+                let old = &earlier[covered(self.ledger.committed(), earlier)..];
                 agreed = rest.iter().zip(old).take(agreed).take_while(|(new, old)| same(new, old)).count();
             }
         }
-        let words = self.commit(&rest[..agreed], OnLoop::Wait);
-        self.tail = rest[words.len()..].to_vec();
+        let words = self.ledger.commit(&rest[..agreed], OnLoop::Wait);
+        self.ledger.tail = rest[words.len()..].to_vec();
         self.earlier.push_back(hypothesis.to_vec());
         while self.earlier.len() >= self.agreement {
             self.earlier.pop_front();
@@ -129,41 +59,9 @@ impl LocalAgreement {
 
     /// Takes the last hypothesis of the utterance; everything in it that is not yet committed becomes final.
     pub fn finish(&mut self, hypothesis: &[Word]) -> Vec<Word> {
-        let rest = &hypothesis[covered(&self.committed, hypothesis)..];
-        self.tail.clear();
         self.earlier.clear();
-        self.commit(rest, OnLoop::Cut)
+        self.ledger.finish(hypothesis)
     }
-
-    fn commit(&mut self, words: &[Word], on_loop: OnLoop) -> Vec<Word> {
-        let before = self.committed.len();
-        let mut clock = self.committed.last().map_or(0.0, |word| word.end);
-        for word in words {
-            let start = word.start.max(clock);
-            let end = word.end.max(start);
-            clock = end;
-            self.committed.push(Word { start, end, ..word.clone() });
-        }
-        let clean = without_loop(&self.committed);
-        if clean < self.committed.len() {
-            // What is committed already stays; only words that were not yet said can be held back or cut.
-            let keep = match on_loop {
-                OnLoop::Wait => before,
-                OnLoop::Cut => clean.max(before),
-            };
-            self.committed.truncate(keep);
-        }
-        self.committed[before..].to_vec()
-    }
-}
-
-/// What to do with words that would complete a loop.
-#[derive(Clone, Copy)]
-enum OnLoop {
-    /// Commit nothing now: a later hypothesis may not loop.
-    Wait,
-    /// Commit the first round.
-    Cut,
 }
 
 #[cfg(test)]
@@ -171,6 +69,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::asr::stream::words::without_loop;
 
     fn words(text: &str) -> Vec<Word> {
         text.split_whitespace()
@@ -185,7 +84,7 @@ mod tests {
     }
 
     fn text(words: &[Word]) -> String {
-        super::super::join(words)
+        crate::asr::stream::join(words)
     }
 
     #[test]
@@ -193,10 +92,10 @@ mod tests {
         let mut policy = LocalAgreement::new(2);
         assert!(policy.interim(&words("open the"), 9.0).is_empty());
         assert_eq!(text(&policy.interim(&words("open the dash"), 9.0)), "open the");
-        assert_eq!(text(policy.tail()), "dash");
+        assert_eq!(text(policy.ledger().tail()), "dash");
         assert_eq!(text(&policy.interim(&words("open the dashboard in"), 9.0)), "");
         assert_eq!(text(&policy.finish(&words("open the dashboard in a tab"))), "dashboard in a tab");
-        assert_eq!(text(policy.committed()), "open the dashboard in a tab");
+        assert_eq!(text(policy.ledger().committed()), "open the dashboard in a tab");
     }
 
     #[test]
@@ -211,7 +110,7 @@ mod tests {
         let mut policy = LocalAgreement::new(2);
         policy.interim(&words("one two three four"), 0.6);
         assert_eq!(text(&policy.interim(&words("one two three four"), 0.6)), "one two");
-        assert_eq!(text(policy.tail()), "three four");
+        assert_eq!(text(policy.ledger().tail()), "three four");
     }
 
     #[test]
@@ -258,7 +157,7 @@ mod tests {
                     })
                     .collect();
                 said.extend(if i == last { policy.finish(&hypothesis) } else { policy.interim(&hypothesis, 5.0) });
-                prop_assert_eq!(policy.committed(), said.as_slice());
+                prop_assert_eq!(policy.ledger().committed(), said.as_slice());
             }
             prop_assert!(said.iter().all(|word| word.start <= word.end));
             prop_assert!(said.windows(2).all(|pair| pair[0].end <= pair[1].start));
@@ -274,7 +173,7 @@ mod tests {
                 policy.interim(&all[..n], 99.0);
             }
             policy.finish(&all);
-            prop_assert_eq!(policy.committed(), all.as_slice());
+            prop_assert_eq!(policy.ledger().committed(), all.as_slice());
         }
     }
 }

@@ -1,17 +1,34 @@
 //! Streaming: one speaker's audio in, utterances with committed words out. Pure: no threads, no clock but the samples.
 //!
 //! - [`session::Session`] cuts the audio into utterances and says when which stretch must be decoded;
-//! - [`agreement::LocalAgreement`] decides which words of successive hypotheses are final;
+//! - [`agreement::LocalAgreement`] or [`alignatt::AlignAtt`] decides which words of a running utterance are final;
 //! - [`gate::ActivityGate`] says whether somebody speaks.
 //!
 //! Every decision falls at a fixed place on the clock of the samples, so the same audio gives the same transcript
 //! whatever the size of the chunks and however late they arrive.
+//!
+//! There are two promises, and a client chooses which one it builds on:
+//!
+//! - *Words that are committed* ([`StreamEvent::Hypothesis`]) come early and are never taken back. All `committed`
+//!   lists of an utterance, one after the other, are what was promised of it; the last of them comes just before
+//!   [`StreamEvent::UtteranceEnded`] and adds what the last decode heard after the words promised before.
+//! - *The transcript* ([`Utterance`]) is the decode of the whole utterance once it has ended, as good as that of a
+//!   recording. Where an utterance begins and ends depends on the audio alone (its pauses, and a cut at the quietest
+//!   place where it fills the model's window), and so do its words: the policy, the hop, the size of the chunks and the
+//!   load of the machine change when words are committed, and never the transcript.
+//!
+//! Where the two differ, the context that followed has changed the model's mind, and [`Utterance::revised`] says so. A
+//! protocol that can rewrite a line shows the transcript; one that cannot sends what was committed, and loses nothing
+//! after it. Only a decode that fails leaves the words committed before it, and their tail, in its place.
 
 pub mod agreement;
+pub mod alignatt;
 pub mod gate;
+pub mod quiet;
 pub mod session;
 #[cfg(test)]
 pub(crate) mod testkit;
+pub mod words;
 
 use super::{Hypothesis, Word};
 use crate::audio::SAMPLE_RATE_HZ;
@@ -76,12 +93,17 @@ pub struct GateFrame {
 pub struct StreamConfig {
     /// The model's window: no utterance is longer.
     pub window: Samples,
+    /// Which rule makes words of the running utterance final.
+    pub policy: Policy,
     /// An interim decode of the running utterance every so often; 0 decodes each utterance once, when it has ended.
     pub hop: Samples,
     /// Successive hypotheses that must agree on a word before it is final; 2 is LocalAgreement-2.
     pub agreement: usize,
-    /// Words that end closer than this to the newest sample are not committed: the next sound may change them.
+    /// Words that end closer than this to the newest sample are not committed by LocalAgreement: the next sound may
+    /// change them.
     pub holdback: Samples,
+    /// Words that the decoder looked for closer than this to the newest sample are not committed by AlignAtt.
+    pub attention_margin: Samples,
     /// Silence kept after the end of an utterance, so that the last word is whole.
     pub post_roll: Samples,
     /// Utterances shorter than this are clicks, not speech.
@@ -94,13 +116,28 @@ pub struct StreamConfig {
     pub min_avg_logprob: f32,
 }
 
+/// Which rule says that a word is final before its utterance has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// Successive hypotheses agree on it: LocalAgreement-n (Macháček et al. 2023).
+    #[default]
+    LocalAgreement,
+    /// The decoder attends to audio far enough from the newest: AlignAtt (Papi et al. 2023).
+    AlignAtt,
+}
+
 /// What of a [`StreamConfig`] can be set from outside; the rest follows from the model's window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tuning {
+    /// Which rule makes words final.
+    pub policy: Option<Policy>,
     /// Replaces [`StreamConfig::hop`].
     pub hop: Option<Samples>,
     /// Replaces [`StreamConfig::agreement`].
     pub agreement: Option<usize>,
+    /// Silence after which an utterance has ended, instead of what the voice activity detector was set to.
+    pub endpointing: Option<Samples>,
 }
 
 impl StreamConfig {
@@ -113,8 +150,13 @@ impl StreamConfig {
     /// The same with what `tuning` sets.
     #[must_use]
     pub fn tuned(self, tuning: Tuning) -> Self {
-        let Tuning { hop, agreement } = tuning;
-        Self { hop: hop.unwrap_or(self.hop), agreement: agreement.unwrap_or(self.agreement), ..self }
+        let Tuning { policy, hop, agreement, endpointing: _ } = tuning;
+        Self {
+            policy: policy.unwrap_or(self.policy),
+            hop: hop.unwrap_or(self.hop),
+            agreement: agreement.unwrap_or(self.agreement),
+            ..self
+        }
     }
 
     /// The defaults for a model with a window of `window_s` seconds.
@@ -134,9 +176,12 @@ impl StreamConfig {
             if window_s <= 15.0 { (500, 3, -0.88) } else { (1_000, 2, -1.0) };
         Self {
             window: samples_of_seconds(window_s.max(0.5)),
+            policy: Policy::default(),
             hop: samples_of_ms(hop),
             agreement,
             holdback: samples_of_ms(300),
+            // 25 positions of 20 ms, as in SimulStreaming.
+            attention_margin: samples_of_ms(500),
             post_roll: samples_of_ms(200),
             min_utterance: samples_of_ms(100),
             max_no_speech_prob: 0.6,
@@ -168,10 +213,13 @@ pub struct Utterance {
     pub start: f64,
     /// Where it ends.
     pub end: f64,
-    /// Its text: exactly the committed words, joined. Empty when the model heard no speech in it.
+    /// Its text: the words, joined. Empty when the model heard no speech in it.
     pub text: String,
-    /// The committed words.
+    /// The words of the decode of the whole utterance, which depend on the audio alone.
     pub words: Vec<Word>,
+    /// The text differs from the words that were committed on the way: more context has changed the model's mind.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub revised: bool,
     /// ISO code decoded in.
     pub language: Option<String>,
     /// Probability of that language, 1 when it was given.
@@ -201,11 +249,13 @@ pub enum StreamEvent {
         /// Audio heard so far, in seconds.
         heard: f64,
     },
-    /// The running utterance ended; its last words are in `committed` of the [`StreamEvent::Hypothesis`] before.
+    /// The running utterance ended: its transcript. What was committed of it is complete with the `committed` words of
+    /// the [`StreamEvent::Hypothesis`] before.
     UtteranceEnded(Utterance),
     /// Everything pushed before the marker of this name has been dealt with.
     Marker(String),
-    /// A window could not be decoded; the stream goes on and the words of that window may be missing.
+    /// A window could not be decoded; the stream goes on and the words of that window may be missing. Where no event
+    /// follows, not even [`StreamEvent::Ended`], it was the stream itself that failed.
     Failed {
         /// What went wrong, for the client.
         message: String,

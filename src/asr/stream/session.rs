@@ -7,17 +7,20 @@
 use std::collections::VecDeque;
 
 use super::{
-    EndReason, GateFrame, Samples, StreamConfig, StreamEvent, Utterance, VoiceGate,
-    agreement::LocalAgreement, join, samples_of_ms, samples_of_seconds, seconds,
+    EndReason, GateFrame, Policy, Samples, StreamConfig, StreamEvent, Utterance, VoiceGate,
+    agreement::LocalAgreement,
+    alignatt::AlignAtt,
+    join, quiet, samples_of_ms, seconds,
+    words::{Ledger, settled},
 };
 use crate::asr::{Hypothesis, Word};
 
-/// Audio kept while nobody speaks: the pre-roll and what the gate needs to make up its mind.
-const IDLE_HISTORY: Samples = samples_of_ms(2_000);
-/// A forced cut looks for the quietest stretch of this length.
-const CUT_LENGTH: Samples = samples_of_ms(80);
-/// A forced cut stays this far from the newest sample, which may be the middle of a word.
-const CUT_MARGIN: Samples = samples_of_ms(250);
+/// Audio kept while nobody speaks: the pre-roll (5 s at most, see the configuration) and what the gate needs to make up
+/// its mind.
+const IDLE_HISTORY: Samples = samples_of_ms(6_000);
+/// A forced cut lies in this last part of the window: one over so much. Nothing there is committed before the cut, or
+/// the next utterance would say it again.
+const CUT_PART: Samples = 4;
 
 /// An utterance that is being heard or decoded.
 #[derive(Debug)]
@@ -25,7 +28,48 @@ struct Running {
     index: u64,
     start: Samples,
     next_hop: Samples,
-    policy: LocalAgreement,
+    rule: Rule,
+    /// The language that an interim hypothesis was sure of: the next one need not ask again.
+    language: Option<String>,
+}
+
+/// Which words of a running utterance are final.
+#[derive(Debug)]
+enum Rule {
+    Agreement(LocalAgreement),
+    Attention(AlignAtt),
+}
+
+impl Rule {
+    const fn ledger(&self) -> &Ledger {
+        match self {
+            Self::Agreement(policy) => policy.ledger(),
+            Self::Attention(policy) => policy.ledger(),
+        }
+    }
+
+    fn finish(&mut self, words: &[Word]) -> Vec<Word> {
+        match self {
+            Self::Agreement(policy) => policy.finish(words),
+            Self::Attention(policy) => policy.finish(words),
+        }
+    }
+}
+
+/// A stretch of audio that must be decoded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decode {
+    /// The audio.
+    pub samples: Vec<f32>,
+    /// Where it ends on the clock of the stream.
+    pub end: Samples,
+    /// Whether it is an utterance that has ended, whose words depend on nothing but `samples`; otherwise it is the
+    /// running one so far, and the other fields help.
+    pub is_last: bool,
+    /// Words that are final: the hypothesis goes on after them.
+    pub prefix: Option<String>,
+    /// The language that was recognised before.
+    pub language: Option<String>,
 }
 
 #[derive(Debug)]
@@ -41,6 +85,8 @@ enum Job {
 pub struct Session<G> {
     gate: G,
     config: StreamConfig,
+    /// The hop is so many times longer than configured.
+    stretch: u32,
     /// Samples that do not fill a frame yet.
     partial: Vec<f32>,
     /// Audio from `history_start` to `clock`.
@@ -73,6 +119,7 @@ impl<G: VoiceGate> Session<G> {
         Self {
             gate,
             config,
+            stretch: 1,
             partial: Vec::new(),
             history: Vec::new(),
             history_start: 0,
@@ -115,19 +162,44 @@ impl<G: VoiceGate> Session<G> {
         self.jobs.is_empty() && self.open.is_none() && self.finish == Finish::No
     }
 
-    /// The next window to decode, as samples; its hypothesis must come back through [`Session::absorb`].
-    pub fn next_job(&mut self) -> Option<Vec<f32>> {
+    /// The next window to decode; its hypothesis must come back through [`Session::absorb`].
+    pub fn next_job(&mut self) -> Option<Decode> {
         if self.open.is_some() {
             return None;
         }
         let job = self.jobs.pop_front()?;
-        let (start, end) = match &job {
-            Job::Interim { end } => (self.running.as_ref()?.start, *end),
-            Job::Last { utterance, end, .. } => (utterance.start, *end),
+        let (start, mut decode) = match &job {
+            Job::Interim { end } => {
+                let running = self.running.as_ref()?;
+                let prefix = match &running.rule {
+                    Rule::Attention(policy) => Some(join(policy.ledger().committed())),
+                    Rule::Agreement(_) => None,
+                };
+                let prefix = prefix.filter(|text| !text.is_empty());
+                let language = running.language.clone();
+                (running.start, Decode { samples: Vec::new(), end: *end, is_last: false, prefix, language })
+            }
+            Job::Last { utterance, end, .. } => {
+                let decode =
+                    Decode { samples: Vec::new(), end: *end, is_last: true, prefix: None, language: None };
+                (utterance.start, decode)
+            }
         };
-        let samples = self.history[self.offset(start)..self.offset(end)].to_vec();
+        decode.samples = self.history[self.offset(start)..self.offset(decode.end)].to_vec();
         self.open = Some(job);
-        Some(samples)
+        Some(decode)
+    }
+
+    /// Makes the hop so many times longer than configured, from the next one on. Changes when words are committed, and
+    /// never the transcript.
+    pub const fn stretch_hop(&mut self, times: u32) {
+        self.stretch = if times == 0 { 1 } else { times };
+    }
+
+    /// The time between two interim decodes as it is now, in samples; 0 for none.
+    #[must_use]
+    pub const fn hop(&self) -> Samples {
+        self.config.hop.saturating_mul(self.stretch as Samples)
     }
 
     /// Takes the hypothesis of the open job.
@@ -214,7 +286,9 @@ impl<G: VoiceGate> Session<G> {
         if let Some(at) = started
             && self.running.is_none()
         {
-            let at = at.max(self.last_end).max(self.history_start).min(self.clock);
+            // Not `history_start`: how much more than this is still there depends on when it was tidied up.
+            let kept = self.clock.saturating_sub(IDLE_HISTORY);
+            let at = at.max(self.last_end).max(kept).min(self.clock);
             self.events.push_back(StreamEvent::SpeechStarted { at: seconds(at) });
             self.begin(at);
         }
@@ -227,7 +301,7 @@ impl<G: VoiceGate> Session<G> {
             if self.clock - running.start >= self.config.window {
                 self.cut();
             } else if self.config.hop > 0 && self.clock >= running.next_hop {
-                running.next_hop = self.clock + self.config.hop;
+                running.next_hop = self.clock + self.config.hop * Samples::from(self.stretch);
                 self.jobs.push_back(Job::Interim { end: self.clock });
             }
         }
@@ -236,16 +310,19 @@ impl<G: VoiceGate> Session<G> {
     }
 
     fn begin(&mut self, start: Samples) {
-        let next_hop = self.clock.max(start) + self.config.hop;
-        let policy = LocalAgreement::new(self.config.agreement);
-        self.running = Some(Running { index: self.utterances, start, next_hop, policy });
+        let next_hop = self.clock.max(start) + self.hop();
+        let rule = match self.config.policy {
+            Policy::LocalAgreement => Rule::Agreement(LocalAgreement::new(self.config.agreement)),
+            Policy::AlignAtt => Rule::Attention(AlignAtt::new()),
+        };
+        self.running = Some(Running { index: self.utterances, start, next_hop, rule, language: None });
         self.utterances += 1;
     }
 
     fn end(&mut self, utterance: Running, end: Samples, reason: EndReason) {
         self.last_end = end;
-        if end - utterance.start < self.config.min_utterance && utterance.policy.committed().is_empty() {
-            self.say_ended(&utterance, end, reason, &Hypothesis::default());
+        if end - utterance.start < self.config.min_utterance {
+            self.say_ended(&utterance, end, reason, &Hypothesis::default(), Vec::new());
         } else {
             self.jobs.push_back(Job::Last { utterance, end, reason });
         }
@@ -254,28 +331,22 @@ impl<G: VoiceGate> Session<G> {
     /// Ends the running utterance at its quietest place because the window is full, and goes on from there.
     fn cut(&mut self) {
         let Some(running) = self.running.take() else { return };
-        // What is committed lies before the cut, or the next utterance would say it again.
-        let committed = running.policy.committed().last().map_or(0, |word| samples_of_seconds(word.end));
-        let latest = self.clock.saturating_sub(CUT_MARGIN).max(running.start);
-        let earliest = (running.start + self.config.window / 2).max(committed).min(latest);
+        let latest = self.clock.saturating_sub(quiet::MARGIN).max(running.start);
+        let earliest = self.earliest_cut(running.start).min(latest);
         let at = self.quietest(earliest, latest);
         self.end(running, at, EndReason::WindowFull);
         self.begin(at);
     }
 
+    /// Where an utterance that fills the window may be cut; nothing behind it is committed before its end.
+    const fn earliest_cut(&self, start: Samples) -> Samples {
+        start + self.config.window - self.config.window / CUT_PART
+    }
+
     /// The middle of the stretch with the least energy between two positions.
     fn quietest(&self, earliest: Samples, latest: Samples) -> Samples {
         let audio = &self.history[self.offset(earliest)..self.offset(latest)];
-        let step = self.gate.frame_len();
-        let energy: Vec<f32> = audio.chunks(step).map(|c| c.iter().map(|s| s * s).sum()).collect();
-        let width = usize::try_from(CUT_LENGTH).unwrap_or(1).div_ceil(step).min(energy.len().max(1));
-        let quietest = energy
-            .windows(width)
-            .map(|frames| frames.iter().sum::<f32>())
-            .enumerate()
-            .min_by(|a, b| a.1.total_cmp(&b.1))
-            .map_or(0, |(i, _)| i * step + width * step / 2);
-        (earliest + quietest as Samples).min(latest)
+        (earliest + quiet::quietest(audio, self.gate.frame_len())).min(latest)
     }
 
     /// Drops audio that no utterance can need any more.
@@ -296,13 +367,30 @@ impl<G: VoiceGate> Session<G> {
     }
 
     fn absorb_interim(&mut self, end: Samples, result: Result<Hypothesis, String>) {
-        let horizon = seconds(end.saturating_sub(self.config.holdback));
+        let cut = self.running.as_ref().map_or(0, |running| self.earliest_cut(running.start));
         let Some(running) = &mut self.running else { return };
         // A failed interim decode costs nothing but freshness: the same audio is decoded again.
         let Ok(hypothesis) = result else { return };
-        let words = on_stream_clock(believed(&self.config, &running.policy, &hypothesis), running.start, end);
-        let committed = running.policy.interim(&words, horizon);
-        let tail = running.policy.tail().to_vec();
+        // Where words are final already somebody does speak, and a doubtful hypothesis is not thrown away.
+        let believed = self.config.believes(&hypothesis) || !running.rule.ledger().committed().is_empty();
+        let heard = if believed { hypothesis.words.as_slice() } else { &[] };
+        let words = on_stream_clock(heard, running.start, end);
+        let committed = match &mut running.rule {
+            Rule::Agreement(policy) => {
+                let horizon = end.saturating_sub(self.config.holdback).min(cut);
+                policy.interim(&words, seconds(horizon))
+            }
+            Rule::Attention(policy) => {
+                let offset = seconds(running.start);
+                let attended: Vec<f64> = hypothesis.attended.iter().map(|place| place + offset).collect();
+                let edge = end.saturating_sub(self.config.attention_margin);
+                policy.interim(&words, &attended, seconds(edge), seconds(cut))
+            }
+        };
+        if !committed.is_empty() {
+            running.language.clone_from(&hypothesis.language);
+        }
+        let tail = running.rule.ledger().tail().to_vec();
         self.events.push_back(StreamEvent::Hypothesis { committed, tail, heard: seconds(end) });
     }
 
@@ -315,29 +403,38 @@ impl<G: VoiceGate> Session<G> {
     ) {
         let (words, hypothesis) = match result {
             Ok(hypothesis) => {
-                let words = believed(&self.config, &utterance.policy, &hypothesis);
-                (on_stream_clock(words, utterance.start, end), hypothesis)
+                // Not a word about what was committed: this depends on the audio alone.
+                let heard = if self.config.believes(&hypothesis) { hypothesis.words.as_slice() } else { &[] };
+                (settled(&on_stream_clock(heard, utterance.start, end)), hypothesis)
             }
             Err(message) => {
                 let (start, end) = (seconds(utterance.start), seconds(end));
                 self.events.push_back(StreamEvent::Failed { message, start, end });
                 // The words heard on the way are better than none.
-                let heard = [utterance.policy.committed(), utterance.policy.tail()].concat();
-                (heard, Hypothesis::default())
+                let ledger = utterance.rule.ledger();
+                ([ledger.committed(), ledger.tail()].concat(), Hypothesis::default())
             }
         };
-        let committed = utterance.policy.finish(&words);
+        let committed = utterance.rule.finish(&words);
         self.events.push_back(StreamEvent::Hypothesis { committed, tail: Vec::new(), heard: seconds(end) });
-        self.say_ended(&utterance, end, reason, &hypothesis);
+        self.say_ended(&utterance, end, reason, &hypothesis, words);
     }
 
-    fn say_ended(&mut self, utterance: &Running, end: Samples, reason: EndReason, hypothesis: &Hypothesis) {
-        let words = utterance.policy.committed().to_vec();
+    fn say_ended(
+        &mut self,
+        utterance: &Running,
+        end: Samples,
+        reason: EndReason,
+        hypothesis: &Hypothesis,
+        words: Vec<Word>,
+    ) {
+        let text = join(&words);
         self.events.push_back(StreamEvent::UtteranceEnded(Utterance {
             index: utterance.index,
             start: to_millisecond(seconds(utterance.start)),
             end: to_millisecond(seconds(end)),
-            text: join(&words),
+            revised: text != join(utterance.rule.ledger().committed()),
+            text,
             words,
             language: hypothesis.language.clone(),
             language_probability: hypothesis.language_probability,
@@ -358,12 +455,6 @@ impl<G: VoiceGate> Session<G> {
             self.events.push_back(StreamEvent::Ended { heard: seconds(self.clock) });
         }
     }
-}
-
-/// The words of a hypothesis, or none where it is no speech or a guess. Where words are final already somebody does
-/// speak, and the rest of the utterance is not thrown away.
-fn believed<'a>(config: &StreamConfig, policy: &LocalAgreement, hypothesis: &'a Hypothesis) -> &'a [Word] {
-    if config.believes(hypothesis) || !policy.committed().is_empty() { &hypothesis.words } else { &[] }
 }
 
 /// To the millisecond, which is finer than any word is timed.

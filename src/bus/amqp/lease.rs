@@ -67,13 +67,31 @@ impl Work {
     }
 
     /// Puts it back in its place in the queue.
-    pub(super) async fn give_back(&self, queue: &str, attempts: u32) {
+    pub(super) async fn give_back(&self, link: &Link, queue: &str, attempts: u32) {
         if let Some(id) = self.id() {
             past::remember(queue, id, attempts);
         }
         let requeue = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-        // An error means that its channel is gone, which has put it back already.
-        drop(self.acker.nack(requeue).await);
+        // If that fails its channel is gone, which has put it back already.
+        settled(link, self.acker.nack(requeue)).await;
+    }
+
+    /// Acknowledges it; true if that was sent while its channel lived.
+    async fn ack(&self, link: &Link) -> bool {
+        settled(link, self.acker.ack(BasicAckOptions::default())).await
+    }
+}
+
+/// Waits for what settles a message; true if it was sent. It may never end by itself when the connection breaks under
+/// it, so that counts as a failure, as does an end of the broker's patience.
+async fn settled(link: &Link, settling: impl Future<Output = lapin::Result<bool>>) -> bool {
+    let mut online = link.online();
+    online.mark_unchanged();
+    tokio::select! {
+        biased;
+        sent = settling => matches!(sent, Ok(true)),
+        _ = online.changed() => false,
+        () = tokio::time::sleep(link.patience()) => false,
     }
 }
 
@@ -376,7 +394,7 @@ impl Desk {
                 // The broker has given it to somebody by now.
             } else if let Err(error) = self.again(&work, Duration::ZERO, &reason).await {
                 warn!(queue = self.queue(), %error, "cannot count an attempt; giving the work back uncounted");
-                work.give_back(self.queue(), work.attempt).await;
+                work.give_back(&self.link, self.queue(), work.attempt).await;
             }
             settling.done();
         }
@@ -438,7 +456,7 @@ impl Desk {
             }
         }
         // If its channel is gone the original comes once more beside the copy; both have the same id.
-        drop(work.acker.ack(BasicAckOptions::default()).await);
+        work.ack(&self.link).await;
         self.forget(work);
         Ok(())
     }
@@ -452,9 +470,9 @@ impl Desk {
             }
             _ => false,
         };
-        let acked = work.acker.ack(BasicAckOptions::default()).await;
+        let acked = work.ack(&self.link).await;
         if !remembered {
-            if !matches!(acked, Ok(true)) {
+            if !acked {
                 return Err(BusError::LeaseLost);
             }
             let patience = self.link.patience();
@@ -586,7 +604,10 @@ impl Lease for AmqpLease {
 
     async fn release(&self) -> Result<(), BusError> {
         let settling = self.settle()?;
-        settling.work.give_back(self.desk.queue(), settling.work.attempt.saturating_sub(1)).await;
+        settling
+            .work
+            .give_back(&self.desk.link, self.desk.queue(), settling.work.attempt.saturating_sub(1))
+            .await;
         settling.done();
         Ok(())
     }

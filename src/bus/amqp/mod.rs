@@ -35,7 +35,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod topology;
-mod uri;
+pub mod uri;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

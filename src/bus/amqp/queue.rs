@@ -224,7 +224,7 @@ async fn take_in(desk: &Desk, intake: &Intake, message: Message) {
         let reason = "its consumers ended without settling it";
         if let Err(error) = desk.bury(&work, "attempts-exhausted", reason).await {
             warn!(queue = desk.queue(), %error, "cannot dead-letter; giving the work back");
-            work.give_back(desk.queue(), attempt.saturating_sub(1)).await;
+            work.give_back(&desk.link, desk.queue(), attempt.saturating_sub(1)).await;
         }
         return;
     }
@@ -237,7 +237,7 @@ async fn put_back(desk: &Desk, intake: Option<Intake>) {
     let cancel = intake.channel.basic_cancel(intake.consumer.tag(), BasicCancelOptions::default());
     let cancelled = intake.live.answer(&desk.names.what(), cancel).await;
     for (_, work) in desk.clear() {
-        work.give_back(desk.queue(), work.attempt.saturating_sub(1)).await;
+        work.give_back(&desk.link, desk.queue(), work.attempt.saturating_sub(1)).await;
     }
     if cancelled.is_err() {
         return;
@@ -248,7 +248,7 @@ async fn put_back(desk: &Desk, intake: Option<Intake>) {
     {
         past::uncounted(desk.queue(), &message);
         let requeue = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-        drop(message.acker.nack(requeue).await);
+        drop(intake.live.raw_answer(message.acker.nack(requeue)).await);
     }
     // The queue answers after it has taken them back.
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };

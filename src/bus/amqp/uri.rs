@@ -15,13 +15,19 @@ const GUEST: &str = "guest";
 
 /// Where a broker is and who we are.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Address {
-    pub(super) tls: bool,
-    pub(super) host: String,
-    pub(super) port: u16,
-    pub(super) vhost: String,
-    pub(super) username: String,
-    pub(super) password: Secret,
+pub struct Address {
+    /// `amqps`.
+    pub tls: bool,
+    /// A name or an IP address, without the brackets of IPv6; not empty.
+    pub host: String,
+    /// Not 0.
+    pub port: u16,
+    /// The virtual host, at most 255 bytes.
+    pub vhost: String,
+    /// Who we are; may be empty if the address says so.
+    pub username: String,
+    /// May be empty.
+    pub password: Secret,
     /// The address as it may be shown.
     shown: String,
 }
@@ -39,11 +45,10 @@ impl fmt::Debug for Address {
 }
 
 /// Reads an address. User and password come from the address, else from the arguments, else they are `guest`.
-pub(super) fn parse(
-    url: &BusUrl,
-    username: Option<&str>,
-    password: Option<&Secret>,
-) -> Result<Address, BusError> {
+///
+/// # Errors
+/// [`BusError::Invalid`] with what is wrong; no password is in it.
+pub fn parse(url: &BusUrl, username: Option<&str>, password: Option<&Secret>) -> Result<Address, BusError> {
     let shown = url.to_string();
     let wrong = |what: &str| BusError::Invalid(format!("{shown} is no address of a broker: {what}"));
     let (scheme, rest) = url.expose().split_once("://").ok_or_else(|| wrong("want amqp://HOST"))?;

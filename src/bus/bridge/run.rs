@@ -3,6 +3,7 @@
 
 use std::{num::NonZeroU32, sync::atomic::Ordering, time::Duration};
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -327,8 +328,9 @@ async fn copy(
         Err(error) => return Err((good, error)),
     }
     progress.reached(at);
-    for delivery in good {
-        lost(delivery.lease.ack().await);
+    // Together: each waits for the broker's answer.
+    for acked in join_all(good.iter().map(|delivery| delivery.lease.ack())).await {
+        lost(acked);
     }
     Ok(())
 }

@@ -295,23 +295,22 @@ async fn from_a_broker_without_history_to_a_file_each_event_arrives_once() {
     let sent: Vec<Event> = (0..COUNT).map(|n| event("a.b", n.into())).collect();
     from.publish(&sent, Publish::default()).await.unwrap();
     let options = BridgeOptions { name, ..options(true) };
-    for round in 0.. {
-        let progress = Progress::default();
-        let stop = CancellationToken::new();
-        let running = run(&from, &to, &options, &progress, &stop);
-        if round < 10 {
-            // Killed: what it had in hand comes back when its connection is gone, which here takes a moment.
-            drop(tokio::time::timeout(Duration::from_millis(15), running).await);
-            continue;
-        }
-        let watching = async {
-            crate::bus::testkit::until("all is copied", async || all(&to).await.len() as u64 == COUNT).await;
-            stop.cancel();
-        };
-        let (ended, ()) = tokio::join!(running, watching);
-        ended.unwrap();
-        break;
+    let mut random = fastrand::Rng::with_seed(13);
+    for _ in 0..10 {
+        // Killed: its connection goes with it, and what it had in hand is the broker's again.
+        let killed = bench.open().await;
+        let pause = Duration::from_micros(random.u64(0..60_000));
+        let (progress, stop) = (Progress::default(), CancellationToken::new());
+        drop(tokio::time::timeout(pause, run(&killed, &to, &options, &progress, &stop)).await);
+        killed.close().await;
     }
+    let (progress, stop) = (Progress::default(), CancellationToken::new());
+    let watching = async {
+        crate::bus::testkit::until("all is copied", async || all(&to).await.len() as u64 == COUNT).await;
+        stop.cancel();
+    };
+    let (ended, ()) = tokio::join!(run(&from, &to, &options, &progress, &stop), watching);
+    ended.unwrap();
     let mut got = all(&to).await;
     let mut want: Vec<_> = sent.iter().map(|event| event.event_id).collect();
     got.sort_unstable();

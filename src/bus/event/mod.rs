@@ -197,6 +197,14 @@ impl EventType {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether every pattern means by it what it says: words between dots, without blanks and without the `*` and `#`
+    /// of patterns. What others publish is read all the same.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let fits = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '*' | '#');
+        self.0.split('.').all(|word| !word.is_empty() && word.chars().all(fits))
+    }
 }
 
 impl fmt::Display for EventType {

@@ -2,6 +2,8 @@
 //!
 //! What a doc comment says here is what the JSON Schema says.
 
+pub mod agent;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -115,6 +117,24 @@ pub struct AgentPrompt {
     /// Ties the answer to the question; one is made if it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
+    /// A prompt with a key that came before is not worked on again; the event's id is one if there is no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// The directory to work in, within what the listener allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// Which model; without it the agent chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// What the agent may do without asking, up to what the listener allows: `plan`, `default`, `edit` or `full`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<String>,
+    /// Seconds that it may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<u64>,
+    /// What the session can be found by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
 }
 
 /// How a prompt relates to earlier ones.
@@ -328,6 +348,12 @@ impl Payload for AgentPrompt {
             hooks: Vec::new(),
             metadata: Map::new(),
             correlation_id: Some("019d2b61-7c3e-7a51-9b2c-3d4e5f607183".to_owned()),
+            idempotency_key: None,
+            cwd: None,
+            model: None,
+            access: None,
+            timeout_s: None,
+            tags: Vec::new(),
         }
     }
 }

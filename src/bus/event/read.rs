@@ -148,7 +148,9 @@ impl<Id: Fn() -> Uuid + Copy> Arrival<'_, Id> {
         }
         let mut leftover = Map::new();
         for (field, value) in map {
-            if FIELDS.contains(&field.as_str()) || event.extra.contains_key(&field) {
+            // Ids of the frame are not those of the event, which they would join when it is read again.
+            let is_id = ["correlation_id", "causation_id"].contains(&field.as_str());
+            if is_id || FIELDS.contains(&field.as_str()) || event.extra.contains_key(&field) {
                 leftover.insert(field, value);
             } else {
                 event.extra.insert(field, value);
@@ -233,7 +235,8 @@ impl<Id: Fn() -> Uuid + Copy> Arrival<'_, Id> {
             odd.insert("source".to_owned(), other);
         }
         let mut correlation_ids = Vec::new();
-        for key in ["correlationid", "causationid"] {
+        // The names of the envelope may stand there too, and count when it is read again.
+        for key in ["correlation_id", "correlationid", "causationid", "causation_id"] {
             if let Some(id) = map.get(key).and_then(|id| uuid(key, id.clone(), &mut Map::new())) {
                 add(&mut correlation_ids, id);
             }

@@ -13,6 +13,10 @@ use super::{
     payload::{
         AgentPrompt, CircuitClosed, CircuitOpened, OutboxDrained, OutboxRefused, PartExited, PartFailed,
         PartReady, PartStarted, PartStopped, Payload, VoiceTranscription,
+        agent::{
+            AgentError, AgentPromptFailed, AgentResponse, AgentSessionEnded, AgentSessionStarted,
+            AgentThinking, AgentToolCompleted, AgentToolInvoked,
+        },
     },
     read,
 };
@@ -53,10 +57,18 @@ macro_rules! info {
 const VOICE_INFO: TypeInfo =
     info!(VoiceTranscription, "voice.transcription.completed", "An utterance was transcribed");
 
-static KNOWN: [TypeInfo; 12] = [
+static KNOWN: [TypeInfo; 20] = [
     VOICE_INFO,
     TypeInfo { name: VOICE_ALIAS, ..VOICE_INFO },
     info!(AgentPrompt, "agent.prompt", "Work for an agent"),
+    info!(AgentPromptFailed, "agent.prompt.failed", "A prompt was given up"),
+    info!(AgentSessionStarted, "agent.session.started", "An agent began to work on a prompt"),
+    info!(AgentThinking, "agent.thinking", "What an agent thinks"),
+    info!(AgentToolInvoked, "agent.tool.invoked", "An agent uses a tool"),
+    info!(AgentToolCompleted, "agent.tool.completed", "A tool of an agent is done"),
+    info!(AgentResponse, "agent.response.completed", "An agent has answered a prompt"),
+    info!(AgentError, "agent.error", "An agent has failed to answer a prompt"),
+    info!(AgentSessionEnded, "agent.session.ended", "An agent has ended its work on a prompt"),
     info!(CircuitOpened, "bus.circuit.opened", "A broker is away; events go to the outbox"),
     info!(CircuitClosed, "bus.circuit.closed", "A broker is back"),
     info!(OutboxRefused, "bus.outbox.refused", "The outbox is full; events were refused"),
@@ -121,7 +133,7 @@ pub fn validate(bytes: &[u8]) -> Vec<Problem> {
 /// Everything that keeps a payload from being one of this event type; `None` for a type that is not in [`known`].
 #[must_use]
 pub fn validate_payload(event_type: &str, payload: &Value) -> Option<Vec<Problem>> {
-    Some(check(PAYLOADS.get(event_type)?, "", payload))
+    Some(check(PAYLOADS.get(event_type)?, "/payload", payload))
 }
 
 static ENVELOPE: LazyLock<Validator> = LazyLock::new(|| compile(ENVELOPE_SCHEMA));
@@ -153,7 +165,8 @@ fn problem(below: &str, error: &ValidationError<'_>) -> Problem {
     let message = match error.kind() {
         ValidationErrorKind::Required { property } => {
             let name = property.as_str().unwrap_or_default();
-            match hint(name) {
+            // The hints are about the envelope; a payload may mean something else by the same name.
+            match hint(name).filter(|_| below.is_empty()) {
                 Some(hint) => format!("lacks {name}; add {hint}"),
                 None => format!("lacks {name}; add it"),
             }
@@ -178,7 +191,7 @@ fn problem(below: &str, error: &ValidationError<'_>) -> Problem {
         ValidationErrorKind::Enum { options } => format!("is {is}; use one of {options}"),
         ValidationErrorKind::Pattern { pattern } => {
             let path = error.instance_path().to_string();
-            match path.rsplit('/').next().and_then(hint) {
+            match path.rsplit('/').next().and_then(hint).filter(|_| below.is_empty()) {
                 Some(hint) => format!("is {is}; write {hint}"),
                 None => format!("is {is}; write something that matches {pattern}"),
             }
@@ -250,6 +263,7 @@ mod tests {
             ("envelope".to_owned(), generate::<Event>()),
             payload::<VoiceTranscription>(),
             payload::<AgentPrompt>(),
+            payload::<AgentPromptFailed>(),
             payload::<CircuitOpened>(),
             payload::<CircuitClosed>(),
             payload::<OutboxRefused>(),
@@ -259,6 +273,13 @@ mod tests {
             payload::<PartExited>(),
             payload::<PartFailed>(),
             payload::<PartStopped>(),
+            payload::<AgentSessionStarted>(),
+            payload::<AgentSessionEnded>(),
+            payload::<AgentThinking>(),
+            payload::<AgentToolInvoked>(),
+            payload::<AgentToolCompleted>(),
+            payload::<AgentResponse>(),
+            payload::<AgentError>(),
         ];
         let update = std::env::var_os("UPDATE_SCHEMAS").is_some();
         let mut expected = BTreeSet::new();
@@ -302,7 +323,7 @@ mod tests {
             "event_id": "evt-1", "event_type": VoiceTranscription::TYPE, "timestamp": "yesterday", "version": "one",
             "source": {"host": "desk", "app": null}, "correlation_ids": ["req-1"], "agent_context": {"name": "tonny"},
             "payload": {
-                "text": "", "timestamp": "2026-11-21T10:00:00Z", "source": "x", "session_id": 5, "is_final": true,
+                "text": "", "timestamp": "2026-11-21T10:00:00Z", "session_id": 5, "is_final": true,
                 "utterance_id": "1",
                 "audio_metadata": {"duration_seconds": -1, "sample_rate": 4000, "channels": 1, "format": "pcm", "model": "tiny", "confidence": 1.5},
             },
@@ -318,6 +339,7 @@ mod tests {
         /source/app is null; make it of type string
         /timestamp is "yesterday"; write a time as in 2026-11-21T10:00:00Z
         /version is "one"; write "1.0.0"
+        /payload lacks source; add it
         /payload/audio_metadata/confidence is 1.5; make it 1.0 or less
         /payload/audio_metadata/duration_seconds is -1; make it 0.0 or more
         /payload/audio_metadata/sample_rate is 4000; make it 8000 or more

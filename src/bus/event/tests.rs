@@ -267,6 +267,26 @@ fn fields_with_our_names_in_other_shapes_are_not_written_twice() {
     assert_eq!(read_json(&twice).extra[AS_RECEIVED], kept);
 }
 
+#[test]
+fn ids_beside_a_cloud_event_or_in_a_frame_are_the_same_when_it_is_read_again() {
+    let again = |event: &Event| read(&event.to_json(), None).unwrap();
+    let event = read_json(&json!({
+        "specversion": "1.0", "type": "a.b", "correlation_id": "root", "correlationid": SESSION,
+        "causationid": "cause", "causation_id": "nearer",
+    }));
+    let id = ids::normalise;
+    assert_eq!(event.correlation_ids, [id("root"), id(SESSION), id("cause"), id("nearer")]);
+    assert_eq!(again(&event), event);
+
+    let frame = json!({"type": "event", "envelope": {"event_type": "a"}, "correlation_id": "x"});
+    let event = read_json(&frame);
+    assert_eq!(
+        (event.correlation_ids.len(), &event.extra[AS_RECEIVED]),
+        (0, &json!({"correlation_id": "x"}))
+    );
+    assert_eq!(again(&event), event);
+}
+
 /// Any JSON, of a depth that is allowed within an envelope.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![

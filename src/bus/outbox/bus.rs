@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -188,6 +188,18 @@ impl Core {
             self.table.ask(now).await?
         };
         Ok(permit == Permit::Go)
+    }
+
+    /// How long the circuit lets nothing of what waits through, if it doesn't.
+    pub(super) async fn must_wait(&self) -> Result<Option<Duration>, BusError> {
+        // To ask means to write, and of a calm circuit nothing needs to be asked.
+        if self.table.view().await?.breaker.is_calm() {
+            return Ok(None);
+        }
+        Ok(match self.table.ask(self.options.clock.now()).await? {
+            Permit::Go => None,
+            Permit::Wait(left) => Some(left),
+        })
     }
 
     /// Publishes, unless others wait; but connects in any case, so that wrong credentials are told at once.

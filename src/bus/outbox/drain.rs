@@ -14,7 +14,7 @@ use super::{
     super::{
         BusError, Event, Publish, SharedBus,
         backoff::Backoff,
-        breaker::{Outcome, Permit},
+        breaker::Outcome,
         event::payload::{OutboxDrained, OutboxRefused},
     },
     Opened,
@@ -22,15 +22,16 @@ use super::{
     table::{self, Waiting},
 };
 
-/// Events that are published at once, and their bytes.
-const BATCH: i64 = 128;
+/// Events that are published at once, and their bytes. Each batch costs a commit of the file, for which whoever fills
+/// the outbox competes: in small batches a busy outbox would never become empty.
+const BATCH: i64 = 512;
 const BATCH_BYTES: usize = 4 << 20;
 
 /// The first pause after a failure, at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
-/// How soon to look again at an outbox that another process drains.
-const OTHERS_DRAIN: Duration = Duration::from_secs(1);
+/// How soon to look again at an outbox that another process drains, which may have died; to look is to try a lock.
+const OTHERS_DRAIN: Duration = Duration::from_millis(100);
 
 /// What was sent since the outbox was last empty, by this process.
 #[derive(Debug, Default)]
@@ -167,7 +168,7 @@ async fn drain_locked(core: &Core) -> Result<Option<Reached>, BusError> {
         if batch.is_empty() {
             return Ok(None);
         }
-        if let Permit::Wait(left) = core.table.ask(core.options.clock.now()).await? {
+        if let Some(left) = core.must_wait().await? {
             return Ok(Some(Reached::Refused(left)));
         }
         let bus = match core.link().await {

@@ -433,10 +433,13 @@ async fn the_circuit_opens_is_left_alone_and_closes_again() {
     until("the circuit is closed", async || link(&bus).await.circuit == "closed").await;
     until_empty(&bus).await;
     assert_eq!(machine.numbers("a").await, (0..10).collect::<Vec<_>>());
-    let about: Vec<String> = {
+    let about = async || -> Vec<String> {
         let all = machine.on_broker().await;
         all.into_iter().map(|(name, _)| name).filter(|name| name.starts_with("bus.")).collect()
     };
+    // Whoever emptied it says so afterwards.
+    until("it is told", async || about().await.iter().any(|name| name == "bus.outbox.drained")).await;
+    let about = about().await;
     assert_eq!(about, ["bus.circuit.opened", "bus.circuit.closed", "bus.outbox.drained"], "each told once");
     bus.close().await;
     other.close().await;

@@ -16,7 +16,7 @@ use crate::bus::{
 };
 
 /// How long a law waits for what must happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A fresh bus with two handles on it.
 pub(crate) struct World {
@@ -43,7 +43,7 @@ pub(crate) async fn check<F: Fixture + 'static>(fixture: F, law: impl AsyncFnOnc
         tag: Uuid::new_v4().simple().to_string(),
         queues: Mutex::default(),
     };
-    timeout(Duration::from_secs(100), law(&world)).await.expect("the law takes too long");
+    timeout(Duration::from_secs(200), law(&world)).await.expect("the law takes too long");
     let queues = std::mem::take(&mut *world.queues.lock());
     if !queues.is_empty() && world.can.queues {
         let last = world.fixture.open().await;

@@ -19,7 +19,7 @@ use crate::{
 ///
 /// # Errors
 /// Those of the bus and of `work`, each with its exit code.
-pub(super) async fn with_bus<T>(
+pub(in crate::cmd) async fn with_bus<T>(
     context: &Context,
     work: impl AsyncFnOnce(SharedBus) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {

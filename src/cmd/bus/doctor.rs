@@ -13,7 +13,7 @@ use crate::{
         sqlite::{Inspection, SqliteBus},
     },
     cmd::{
-        Context, Threads,
+        Context, Exit, Threads,
         findings::{Finding, Named, Report, Status},
         models::size,
         probe,
@@ -54,7 +54,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         "mem" => vec![Named { name: "memory", finding: memory() }],
         _ => broker(context)?,
     };
-    Report::new(checks).print(args.json, context.terminal.stdout.color)
+    Report::new(checks).print(args.json, context.terminal.stdout.color, Exit::Failed)
 }
 
 /// The line in `godctl doctor`: quick, and on a thread of the doctor's.

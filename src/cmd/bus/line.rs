@@ -159,7 +159,8 @@ pub(super) fn printable(text: &str, limit: usize) -> String {
     shown
 }
 
-fn is_obeyed(c: char) -> bool {
+/// Whether a terminal does something else with it than show it.
+pub(in crate::cmd) fn is_obeyed(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
 }

@@ -41,7 +41,12 @@ With --lines, each line of standard input is an event: a whole envelope of any k
 {\"line\": N, \"error\": …}; the others go on, and the exit code is 1.")]
 pub(super) struct Args {
     /// What happened, such as voice.transcription.completed
-    #[arg(value_name = "TYPE", required_unless_present = "lines", conflicts_with = "lines")]
+    #[arg(
+        value_name = "TYPE",
+        value_parser = plain_type,
+        required_unless_present = "lines",
+        conflicts_with = "lines"
+    )]
     event_type: Option<EventType>,
     /// The facts: JSON, @FILE, or - for standard input
     #[arg(
@@ -65,6 +70,16 @@ pub(super) struct Args {
     /// Print the whole event as one JSON line
     #[arg(long)]
     json: bool,
+}
+
+/// A type that patterns can select.
+fn plain_type(text: &str) -> Result<EventType, String> {
+    let event_type: EventType = text.parse().map_err(|error| format!("{error}"))?;
+    if event_type.is_plain() {
+        Ok(event_type)
+    } else {
+        Err("want words between dots, without blanks, * and #, such as report.daily.made".to_owned())
+    }
 }
 
 /// What goes into the envelope of one event.
@@ -203,6 +218,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_type_that_no_pattern_could_name_is_refused() {
+        for plain in ["x", "a.b.c", "agent.feature-auth.done", "über.a_b.1"] {
+            assert_eq!(plain_type(plain).unwrap().as_str(), plain);
+        }
+        for wild in ["", "a..b", ".a", "a.", "a.*", "#", "a b.c", "a\tb"] {
+            assert!(plain_type(wild).is_err(), "{wild}");
+        }
+    }
 
     #[test]
     fn a_payload_is_any_json_and_a_mistake_has_a_place() {

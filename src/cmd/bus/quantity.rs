@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::{SpanRelativeTo, Timestamp, civil, tz::TimeZone};
 
 /// `90s`, `10m`, `1h 30m`, `7d`, `2w`; a day has 24 hours.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(in crate::cmd) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("'{text}' is not a duration; write it like 90s, 10m, 1h30m or 7d");
     let span: jiff::Span = text.trim().parse().map_err(|_| wrong())?;
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
@@ -50,7 +50,7 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
 
 /// A point in time: how long ago, or when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Moment {
+pub(in crate::cmd) enum Moment {
     /// The oldest there is.
     Beginning,
     /// So long before now.
@@ -61,7 +61,7 @@ pub(super) enum Moment {
 
 impl Moment {
     /// When that is; `None` is before everything.
-    pub(super) fn resolve(self, now: Timestamp) -> Option<Timestamp> {
+    pub(in crate::cmd) fn resolve(self, now: Timestamp) -> Option<Timestamp> {
         match self {
             Self::Beginning => None,
             Self::At(at) => Some(at),
@@ -71,7 +71,7 @@ impl Moment {
 }
 
 /// `10m` (ago), an RFC 3339 time, a date or a local time without zone, or `beginning`.
-pub(super) fn moment(text: &str) -> Result<Moment, String> {
+pub(in crate::cmd) fn moment(text: &str) -> Result<Moment, String> {
     let text = text.trim();
     if text == "beginning" {
         return Ok(Moment::Beginning);

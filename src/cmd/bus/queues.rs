@@ -104,7 +104,7 @@ fn delete(name: &str, yes: bool, context: &Context) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When the answer is no, or there is none.
-pub(super) fn confirm(yes: bool, what: &str) -> anyhow::Result<()> {
+pub(in crate::cmd) fn confirm(yes: bool, what: &str) -> anyhow::Result<()> {
     if yes {
         return Ok(());
     }

@@ -4,13 +4,13 @@ use unicode_width::UnicodeWidthStr as _;
 
 /// Where a column's cells are pushed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(in crate::cmd) enum Side {
     Left,
     Right,
 }
 
 /// The rows below their headings; nothing is padded at the end of a line.
-pub(super) fn table(columns: &[(&str, Side)], rows: &[Vec<String>]) -> String {
+pub(in crate::cmd) fn table(columns: &[(&str, Side)], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = columns
         .iter()
         .enumerate()

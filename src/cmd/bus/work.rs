@@ -40,7 +40,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = quantity::duration)]
     visibility: Duration,
     /// Deliveries after which work is dead
-    #[arg(long, alias = "attempts", value_name = "N", default_value = "5")]
+    #[arg(long, value_name = "N", default_value = "5")]
     max_attempts: NonZeroU32,
     /// Deliveries fetched ahead; with --lines, deliveries held at once
     #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u16).range(1..))]

@@ -224,7 +224,10 @@ mod tests {
 
     use super::*;
     use crate::asr::{
-        protocols::native::transcript::{Arrival, Detail, Transcript},
+        protocols::native::{
+            segment::{Detail, Layout},
+            transcript::{Arrival, Transcript},
+        },
         stream::StreamEvent,
     };
 
@@ -257,7 +260,7 @@ mod tests {
         for second in 1..=6_u32 {
             sent.push(Samples::from(second) * 16_000, after(u64::from(second) * 1_000));
         }
-        let mut transcript = Transcript::new(Detail::Words, 100);
+        let mut transcript = Transcript::new(Layout { detail: Detail::Words, ..Layout::default() }, 100);
         let mut watch = Watch::new(&recordings);
         let mut hear = |committed: Vec<_>, tail: Vec<_>, at| {
             transcript.apply(&StreamEvent::Hypothesis { committed, tail, heard: 0.0 });
@@ -294,7 +297,7 @@ mod tests {
     fn an_update_without_words_changes_no_count() {
         let recordings = [recording("stop", 0)];
         let mut watch = Watch::new(&recordings);
-        let mut transcript = Transcript::new(Detail::Lines, 1);
+        let mut transcript = Transcript::new(Layout::default(), 1);
         let mut state = transcript.update(Arrival::default());
         state.buffer_transcription = Cow::Borrowed("st");
         watch.update(&state, Instant::now());

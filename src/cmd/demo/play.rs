@@ -130,7 +130,10 @@ async fn receive(
                 return Ok(session);
             }
             ServerMessage::Tagged(Tagged::Config(config)) => session = config.session,
-            ServerMessage::Tagged(Tagged::Marker { .. }) => {}
+            // Neither was asked for.
+            ServerMessage::Tagged(Tagged::Marker { .. })
+            | ServerMessage::Snapshot(_)
+            | ServerMessage::Diff(_) => {}
         }
     }
 }

@@ -84,7 +84,7 @@ pub(super) enum Policy {
     Auto,
     /// As the live server does: the same words, to the letter, as if the recording had been spoken into it
     Stream,
-    /// Each utterance once, when it has ended: the fastest
+    /// Each utterance once, when it has ended, and those of a file several together: the fastest
     Offline,
 }
 
@@ -99,6 +99,11 @@ impl Policy {
             Self::Auto if window_s <= Self::SHORT_WINDOW_S => None,
             Self::Auto | Self::Offline => Some(0),
         }
+    }
+
+    /// Whether each utterance is decoded once.
+    pub(super) fn is_offline(self, window_s: f64) -> bool {
+        self.hop(window_s).is_some()
     }
 }
 

@@ -1,7 +1,8 @@
-//! Recordings into transcripts, one after another.
+//! Recordings into transcripts, one after another; nothing holds a whole recording.
 //!
-//! A named thread decodes the file, a bounded channel carries the samples to the engine's stream, and the events come
-//! back here: nothing holds the whole recording.
+//! A file on disk is cut into windows that are decoded together, in `whole.rs`. What comes through a pipe, and what is to
+//! be heard as the live server hears it, goes through a stream: a named thread decodes it, a bounded channel carries the
+//! samples to the engine, and the events come back here.
 
 use std::{
     io,
@@ -18,13 +19,15 @@ use uuid::Uuid;
 use super::{
     command::{self, Args},
     output::Output,
+    whole,
 };
 use crate::{
     asr::{
         captions::Transcript,
         engine::{Engine, Stream, StreamOptions},
+        offline::majority,
         stream::{StreamEvent, Utterance, seconds},
-        tap::Tap,
+        tap::{Spoken, Tap},
     },
     audio::{AudioError, AudioSource, AudioStats, decode::Decoder},
     cmd::{self, Context, Exit, Failure, Threads},
@@ -41,14 +44,16 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let recordings = if args.stdin { vec![PathBuf::from(STDIN)] } else { args.files.clone() };
     let output = Output::new(&args.format, args.detail(), args.output_dir.as_deref(), &recordings)?;
     context.block_on(Threads::PerCore, async {
-        let engine = cmd::engine::start(&context.config, &context.paths, &context.shutdown)?;
+        let engine = cmd::engine::start_for_us(&context.config, &context.paths, &context.shutdown)?;
         let info = engine.ready().await?;
         let mut options = args.stream_options(context);
         options.tuning.hop = args.policy.hop(info.window_s).or(options.tuning.hop);
         command::published(args, context, async |tap| {
             let mut failed = 0;
+            let offline = args.policy.is_offline(info.window_s);
+            let work = Work { engine: &engine, options: &options, offline, context, tap };
             for recording in &recordings {
-                let result = transcribe(recording, &engine, &options, context, &output, tap).await;
+                let result = transcribe(recording, &work, &output).await;
                 if context.shutdown.is_cancelled() {
                     bail!("interrupted at {}", recording.display());
                 }
@@ -70,27 +75,68 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     })
 }
 
-async fn transcribe(
-    recording: &Path,
-    engine: &Engine,
-    options: &StreamOptions,
-    context: &Context,
-    output: &Output,
-    tap: Option<&Tap>,
-) -> anyhow::Result<()> {
+/// What all recordings have in common.
+pub(super) struct Work<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) options: &'a StreamOptions,
+    /// Each utterance is decoded once.
+    pub(super) offline: bool,
+    pub(super) context: &'a Context,
+    pub(super) tap: Option<&'a Tap>,
+}
+
+impl Work<'_> {
+    /// Hands an utterance to who listens besides, and waits for room.
+    pub(super) async fn tell(&self, session: &str, model: &str, utterance: &Utterance) {
+        if let Some(tap) = self.tap {
+            tap.put(Spoken::new(session, model, utterance)).await;
+        }
+    }
+}
+
+async fn transcribe(recording: &Path, work: &Work<'_>, output: &Output) -> anyhow::Result<()> {
     let name =
         if recording == Path::new(STDIN) { "standard input".into() } else { recording.to_string_lossy() };
-    let mut decoding = tokio::select! {
-        biased;
-        () = context.shutdown.cancelled() => bail!("interrupted"),
-        // A pipe may keep us waiting for its first byte.
-        started = Decoding::start(recording, &name, &context.shutdown) => started?,
+    // Only a file can be read without waiting for whoever writes it.
+    let on_disk = recording != Path::new(STDIN) && recording.is_file();
+    let hearing = async {
+        if on_disk && work.offline {
+            whole::hear(recording, &name, work).await
+        } else {
+            hear(recording, &name, work).await
+        }
     };
-    let Stream { input, output: mut events, model } = engine.open(options.clone())?;
-    let progress = Progress::new(&name, decoding.duration, context.terminal.stderr.is_terminal);
+    let heard = tokio::select! {
+        biased;
+        () = work.context.shutdown.cancelled() => bail!("interrupted"),
+        heard = hearing => heard?,
+    };
+    let Heard { model, utterances, failures, duration, broke_off } = heard;
+    let stretches = utterances.iter().map(|said| (said.language.as_deref(), said.end - said.start));
+    let language = majority(stretches).map(str::to_owned);
+    let transcript = Transcript { source: name.clone().into_owned(), model, language, duration, utterances };
+    // What was read before the file broke off is worth having; the exit code still tells.
+    if broke_off.is_none() || !transcript.utterances.is_empty() {
+        output.write(recording, &transcript)?;
+    }
+    if let Some(error) = broke_off {
+        return Err(error).with_context(|| format!("cannot transcribe {name}"));
+    }
+    if let Some(failure) = failures.first() {
+        bail!("{name} could not be transcribed whole: {failure}");
+    }
+    Ok(())
+}
+
+/// Hears a recording as the live server would, as fast as it can be decoded.
+async fn hear(recording: &Path, name: &str, work: &Work<'_>) -> anyhow::Result<Heard> {
+    // A pipe may keep us waiting for its first byte.
+    let mut decoding = Decoding::start(recording, name, &work.context.shutdown).await?;
+    let Stream { input, output: mut events, model } = work.engine.open(work.options.clone())?;
+    let progress = Progress::new(name, decoding.duration, work.context);
 
     let sending = async {
-        let mut ended = Ok(());
+        let mut ended = None;
         let mut sent = 0;
         while let Some(chunk) = decoding.chunks.recv().await {
             match chunk {
@@ -99,48 +145,30 @@ async fn transcribe(
                     sent += chunk.len() as u64;
                     progress.at(seconds(sent - input.queued().min(sent)));
                 }
-                Err(error) => ended = Err(error),
+                Err(error) => ended = Some(error),
             }
         }
         input.end().await?;
         Ok::<_, anyhow::Error>(ended)
     };
     let listening = async {
-        let mut heard = Heard::default();
+        let mut heard = Heard::of(&model.name);
         let session = Uuid::now_v7().to_string();
         while let Some(event) = events.next().await {
-            if let (Some(tap), StreamEvent::UtteranceEnded(utterance)) = (tap, &event) {
-                tap.put(&session, &model.name, utterance).await;
+            if let StreamEvent::UtteranceEnded(utterance) = &event {
+                work.tell(&session, &model.name, utterance).await;
             }
             heard.take(event);
         }
         heard
     };
-    let (sent, heard) = tokio::select! {
-        biased;
-        () = context.shutdown.cancelled() => bail!("interrupted"),
-        both = async { tokio::join!(sending, listening) } => both,
-    };
+    let (broke_off, heard) = tokio::join!(sending, listening);
     progress.finish(heard.duration);
-    let read = sent.with_context(|| format!("cannot transcribe {name}"))?;
-    decoding.warn_of_repairs(&name);
-
-    let transcript = Transcript {
-        source: name.into_owned(),
-        model: model.name.clone(),
-        language: heard.language(),
-        duration: heard.duration,
-        utterances: heard.utterances,
-    };
-    // What was read before the file broke off is worth having; the exit code still tells.
-    if read.is_ok() || !transcript.utterances.is_empty() {
-        output.write(recording, &transcript)?;
+    let broke_off = broke_off.with_context(|| format!("cannot transcribe {name}"))?;
+    if let Ok(stats) = decoding.stats.try_recv() {
+        warn_of_repairs(name, stats);
     }
-    read?;
-    if let Some(failure) = heard.failures.first() {
-        bail!("{} of the audio could not be transcribed: {failure}", transcript.source);
-    }
-    Ok(())
+    Ok(Heard { broke_off, ..heard })
 }
 
 /// A recording that is being decoded on its own thread.
@@ -178,13 +206,12 @@ impl Decoding {
         let duration = opening.await.context("the decoder ended early")??;
         Ok(Self { chunks, stats, duration })
     }
+}
 
-    fn warn_of_repairs(&self, name: &str) {
-        let Ok(stats) = self.stats.try_recv() else { return };
-        let AudioStats { nan_samples, damaged_packets, .. } = stats;
-        if nan_samples > 0 || damaged_packets > 0 {
-            warn!(file = name, nan_samples, damaged_packets, "repaired damaged audio with silence");
-        }
+pub(super) fn warn_of_repairs(name: &str, stats: AudioStats) {
+    let AudioStats { nan_samples, damaged_packets, .. } = stats;
+    if nan_samples > 0 || damaged_packets > 0 {
+        warn!(file = name, nan_samples, damaged_packets, "repaired damaged audio with silence");
     }
 }
 
@@ -197,15 +224,25 @@ fn pump(source: &mut dyn AudioSource, send: &mpsc::Sender<Result<Vec<f32>, Audio
     }
 }
 
-/// What a stream has said.
+/// What was said in a recording.
 #[derive(Default)]
-struct Heard {
-    utterances: Vec<Utterance>,
-    failures: Vec<String>,
-    duration: f64,
+pub(super) struct Heard {
+    /// The model's name.
+    pub(super) model: String,
+    pub(super) utterances: Vec<Utterance>,
+    /// What could not be transcribed, and why.
+    pub(super) failures: Vec<String>,
+    /// Seconds.
+    pub(super) duration: f64,
+    /// Why it could not be read to its end.
+    pub(super) broke_off: Option<AudioError>,
 }
 
 impl Heard {
+    pub(super) fn of(model: &str) -> Self {
+        Self { model: model.to_owned(), ..Self::default() }
+    }
+
     fn take(&mut self, event: StreamEvent) {
         match event {
             StreamEvent::UtteranceEnded(utterance) => {
@@ -220,31 +257,17 @@ impl Heard {
             StreamEvent::SpeechStarted { .. } | StreamEvent::Hypothesis { .. } | StreamEvent::Marker(_) => {}
         }
     }
-
-    /// The language of the most speech.
-    fn language(&self) -> Option<String> {
-        let mut seconds: Vec<(&String, f64)> = Vec::new();
-        for utterance in &self.utterances {
-            let Some(language) = &utterance.language else { continue };
-            let length = utterance.end - utterance.start;
-            match seconds.iter_mut().find(|(known, _)| *known == language) {
-                Some((_, total)) => *total += length,
-                None => seconds.push((language, length)),
-            }
-        }
-        seconds.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).map(|(language, _)| language.clone())
-    }
 }
 
 /// The bar on a terminal: how far, how fast (times real time), how long still.
-struct Progress {
+pub(super) struct Progress {
     bar: ProgressBar,
     started: Instant,
 }
 
 impl Progress {
-    fn new(name: &str, duration: Option<Duration>, is_terminal: bool) -> Self {
-        let bar = match (is_terminal, duration) {
+    pub(super) fn new(name: &str, duration: Option<Duration>, context: &Context) -> Self {
+        let bar = match (context.terminal.stderr.is_terminal, duration) {
             (false, _) => ProgressBar::hidden(),
             (true, None) => ProgressBar::new_spinner(),
             (true, Some(duration)) => ProgressBar::new(millis(duration.as_secs_f64())),
@@ -260,13 +283,13 @@ impl Progress {
         Self { bar, started: Instant::now() }
     }
 
-    fn at(&self, heard: f64) {
+    pub(super) fn at(&self, heard: f64) {
         self.bar.set_position(millis(heard));
         let speed = heard / self.started.elapsed().as_secs_f64().max(0.001);
         self.bar.set_message(format!("{heard:.0} s, {speed:.1} x real time"));
     }
 
-    fn finish(&self, duration: f64) {
+    pub(super) fn finish(&self, duration: f64) {
         self.at(duration);
         self.bar.finish_and_clear();
     }

@@ -18,7 +18,7 @@ use crate::{
         captions::{self, Detail, Format, Transcript},
         engine::{Stream as AsrStream, StreamInput, StreamOutput},
         stream::{StreamEvent, Utterance, join},
-        tap::Tap,
+        tap::{Spoken, Tap},
     },
     audio::{
         SAMPLE_RATE_HZ,
@@ -73,7 +73,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     }
     let screen = Screen::new(*format, args.detail(), context);
     context.block_on(Threads::PerCore, async {
-        let engine = cmd::engine::start(&context.config, &context.paths, &context.shutdown)?;
+        let engine = cmd::engine::start_for_us(&context.config, &context.paths, &context.shutdown)?;
         engine.ready().await?;
         command::published(args, context, async |tap| {
             let AsrStream { input, output, model } = engine.open(args.stream_options(context))?;
@@ -173,7 +173,7 @@ async fn show(
     let session = Uuid::now_v7().to_string();
     while let Some(event) = output.next().await {
         if let (Some(tap), StreamEvent::UtteranceEnded(utterance)) = (tap, &event) {
-            tap.offer(&session, model, utterance);
+            tap.offer(Spoken::new(&session, model, utterance));
         }
         screen.take(event)?;
     }

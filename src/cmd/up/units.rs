@@ -14,6 +14,9 @@ use crate::config::holds_password;
 /// The unit that stands for all parts.
 const TARGET: &str = "godctl.target";
 
+/// Commands that read their files again on SIGHUP.
+const RELOADS: [&str; 1] = ["asr-serve"];
+
 /// One file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unit {
@@ -76,7 +79,7 @@ StartLimitBurst={burst}
 Type=notify
 NotifyAccess=main
 ExecStart={words}
-TimeoutStartSec={ready}
+{reload}TimeoutStartSec={ready}
 TimeoutStopSec={stop}
 WatchdogSec={watchdog}
 Restart=on-failure
@@ -92,6 +95,11 @@ WantedBy={TARGET}
             window = seconds(policy.window),
             burst = policy.max_restarts.saturating_add(1),
             words = command(words),
+            reload = if part.words.first().is_some_and(|word| RELOADS.contains(&word.as_str())) {
+                "ExecReload=/bin/kill -HUP $MAINPID\n"
+            } else {
+                ""
+            },
             ready = seconds(policy.ready),
             stop = seconds(policy.stop),
             watchdog = seconds(policy.watchdog),

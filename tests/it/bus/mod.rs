@@ -3,6 +3,8 @@
 #[cfg(unix)]
 mod broker;
 mod commands;
+#[cfg(target_os = "linux")]
+mod disk;
 mod history;
 mod work;
 

@@ -111,12 +111,6 @@ impl<'a> Run<'a> {
         self
     }
 
-    /// Kills for so long, unless the developer says otherwise.
-    pub(crate) fn lasting(mut self, seconds: u64) -> Self {
-        self.duration = super::duration(seconds);
-        self
-    }
-
     /// Processes may fail to start, because the broker is killed too.
     pub(crate) fn may_lack_a_broker(mut self) -> Self {
         self.may_lack_a_broker = true;
@@ -482,7 +476,7 @@ impl Played {
             self.took,
             self.kills.0,
             self.kills.1,
-            ledger.broker_kills.len(),
+            ledger.outages.len(),
             ledger.reported.len(),
             ledger.outcomes,
             ledger.repeats(),

@@ -1,9 +1,8 @@
 //! Kill tests: real processes publish and work off while they, and the broker, are killed with SIGKILL at random.
 //!
 //! `ledger` holds the laws, `actors` the processes and whoever kills them, and each other file one scenario. The seed
-//! of a run is printed; it decides who is killed when, though not how far the victim had come. Those with a broker are
-//! short unless `GODCTL_KILL_SECONDS=120 GODCTL_KILL_EVENTS=100000` ask for the full length, which takes minutes; a run is
-//! repeated with `GODCTL_KILL_SEED`.
+//! of a run is printed; it decides who is killed when, though not how far the victim had come. A run is repeated with
+//! `GODCTL_KILL_SEED`, and made shorter with `GODCTL_KILL_SECONDS` and `GODCTL_KILL_EVENTS`.
 
 mod actors;
 mod amqp;

@@ -69,3 +69,52 @@ fn the_built_in_model_times_its_words() {
     assert!(heard.words.last().unwrap().end > seconds / 2.0);
     assert_eq!(heard.segments.len(), 1);
 }
+
+#[test]
+fn a_window_gives_the_same_to_the_last_bit_alone_and_among_twenty() {
+    let mut whisper = builtin();
+    let fixtures = root().join("tests/fixtures/audio/command-en");
+    let (long, noise) = (wav(&fixtures.join("long.wav")), wav(&fixtures.join("noise.wav")));
+    // Some are good at once, some are tried again; some have beams or a prefix.
+    let windows: Vec<Window> = (0..20)
+        .map(|i| {
+            let mut options = DecodeOptions { seed: i as u64, ..DecodeOptions::default() };
+            options.beam_size = if i % 7 == 3 { 3 } else { 1 };
+            if i % 4 == 1 {
+                // Nothing is as sure as that, so these go through all temperatures.
+                options.log_prob_threshold = Some(0.0);
+            }
+            options.prefix = (i % 5 == 4).then(|| "open the project".to_owned());
+            let from = i * 30_000;
+            let mut samples = long[from..from + 30_000 + i * 3_000].to_vec();
+            if i % 3 == 2 {
+                samples.iter_mut().zip(&noise).for_each(|(sample, noise)| *sample = *sample * 0.2 + noise);
+            }
+            Window { samples, options: Arc::new(options) }
+        })
+        .collect();
+    let together = whisper.transcribe(&windows);
+    assert!(together.iter().flatten().any(|heard| heard.temperature > 0.0), "some were tried again");
+    for (i, (window, together)) in windows.iter().zip(together).enumerate() {
+        let alone = whisper.transcribe(std::slice::from_ref(window)).remove(0).unwrap();
+        assert_eq!(together.unwrap(), alone, "window {i}");
+    }
+}
+
+#[test]
+fn a_prefix_is_taken_as_said_and_the_rest_is_heard() {
+    let mut whisper = builtin();
+    let samples = demo("demo4");
+    let whole = transcribe(&mut whisper, samples.clone(), DecodeOptions::default());
+    assert_eq!(whole.text, "open the dashboard in a new tab");
+    assert_eq!(whole.attended.len(), whole.words.len());
+    assert!(whole.attended.iter().all(|place| (0.0..2.3).contains(place)), "{:?}", whole.attended);
+    let prefix = Some("open the dashboard".to_owned());
+    let rest =
+        transcribe(&mut whisper, samples.clone(), DecodeOptions { prefix, ..DecodeOptions::default() });
+    assert_eq!(rest.text, whole.text);
+    let wrong = Some("close the dashboard".to_owned());
+    let forced =
+        transcribe(&mut whisper, samples, DecodeOptions { prefix: wrong, ..DecodeOptions::default() });
+    assert!(forced.text.starts_with("close the dashboard"), "{}", forced.text);
+}

@@ -70,7 +70,7 @@ fn job<'a>(
     let config = &whisper.model().config;
     search::Job {
         audio,
-        prompt: Prompt { tokens: prompt, start },
+        prompt: Prompt { tokens: prompt, start, given: 0 },
         rules: Rules {
             suppress: config.suppress.clone(),
             begin_suppress: config.begin_suppress.clone(),

@@ -1,11 +1,14 @@
 //! What a client says in text frames. Pure; nothing said here ends a session except the end itself.
 
 use serde::Deserialize;
+use serde_json::Value;
+
+use super::super::parameter::quote;
 
 /// Longer names of markers are refused: they are echoed, and must not become a way to fill memory.
 const MAX_NAME: usize = 256;
-/// How much of an unknown type is quoted back.
-const MAX_QUOTE: usize = 40;
+/// Options of one message.
+const MAX_OPTIONS: usize = 64;
 
 /// A control message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +21,9 @@ pub enum Control {
     KeepAlive,
     /// `{"type":"marker","name":"…"}`: tell me when everything sent before has been dealt with.
     Marker(String),
+    /// `{"type":"config","language":"fr",…}`: the parameters of the URL by their names, to be set anew. Values are
+    /// strings, numbers, booleans, or a list of languages; null and what is left out stays as it is.
+    Config(Vec<(String, String)>),
 }
 
 /// Why a text frame was refused.
@@ -27,11 +33,16 @@ pub enum ControlError {
     #[error("text frames are control messages such as {{\"type\":\"eos\"}}; audio goes into binary frames")]
     Malformed,
     /// A `type` that nobody knows.
-    #[error("unknown control message '{0}'; this server knows eos, flush, keepalive and marker")]
+    #[error("unknown control message '{0}'; this server knows config, eos, flush, keepalive and marker")]
     Unknown(String),
-    /// Options arrive too late.
-    #[error("options are fixed when a session opens; put them into the URL and connect again")]
-    Fixed,
+    /// An option whose value is no string, number, boolean or list of strings.
+    #[error(
+        "the option '{0}' has no plain value; write it as in the URL, such as {{\"type\":\"config\",\"language\":\"en\"}}"
+    )]
+    Option(String),
+    /// Far more options than there are.
+    #[error("a config message may have {MAX_OPTIONS} options at most")]
+    Options,
     /// A marker without a usable name.
     #[error(
         "a marker needs a name of 1 to {MAX_NAME} bytes, such as {{\"type\":\"marker\",\"name\":\"m1\"}}"
@@ -42,7 +53,8 @@ pub enum ControlError {
 #[derive(Deserialize)]
 struct Wire {
     r#type: String,
-    name: Option<serde_json::Value>,
+    #[serde(flatten)]
+    rest: serde_json::Map<String, Value>,
 }
 
 impl Control {
@@ -56,15 +68,37 @@ impl Control {
             "eos" => Ok(Self::End),
             "flush" => Ok(Self::Flush),
             "keepalive" => Ok(Self::KeepAlive),
-            "marker" => match wire.name {
-                Some(serde_json::Value::String(name)) if (1..=MAX_NAME).contains(&name.len()) => {
-                    Ok(Self::Marker(name))
+            "marker" => match wire.rest.get("name") {
+                Some(Value::String(name)) if (1..=MAX_NAME).contains(&name.len()) => {
+                    Ok(Self::Marker(name.clone()))
                 }
                 _ => Err(ControlError::Name),
             },
-            "config" => Err(ControlError::Fixed),
-            _ => Err(ControlError::Unknown(wire.r#type.chars().take(MAX_QUOTE).collect())),
+            "config" if wire.rest.len() > MAX_OPTIONS => Err(ControlError::Options),
+            "config" => wire.rest.into_iter().map(option).collect::<Result<_, _>>().map(Self::Config),
+            _ => Err(ControlError::Unknown(quote(&wire.r#type))),
         }
+    }
+}
+
+/// An option as it would stand in the URL.
+fn option((name, value): (String, Value)) -> Result<(String, String), ControlError> {
+    let plain = |value: Value| match value {
+        Value::Null => Some(String::new()),
+        Value::String(text) => Some(text),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(yes) => Some(yes.to_string()),
+        Value::Array(_) | Value::Object(_) => None,
+    };
+    let text = match value {
+        Value::Array(values) => {
+            values.into_iter().map(plain).collect::<Option<Vec<_>>>().map(|values| values.join(","))
+        }
+        value => plain(value),
+    };
+    match text {
+        Some(text) => Ok((name, text)),
+        None => Err(ControlError::Option(quote(&name))),
     }
 }
 
@@ -81,7 +115,20 @@ mod tests {
         assert_eq!(said(r#"{"type":"flush","extra":1}"#), Ok(Control::Flush));
         assert_eq!(said(r#"{"type":"KeepAlive"}"#), Ok(Control::KeepAlive));
         assert_eq!(said(r#"{"type":"marker","name":"m"}"#), Ok(Control::Marker("m".to_owned())));
-        assert_eq!(said(r#"{"type":"config","language":"fr"}"#), Err(ControlError::Fixed));
+        let pairs = |pairs: &[(&str, &str)]| {
+            Control::Config(pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect())
+        };
+        assert_eq!(
+            said(r#"{"type":"config","hop":250,"language":["en","de"],"prompt":null,"words":true}"#),
+            Ok(pairs(&[("hop", "250"), ("language", "en,de"), ("prompt", ""), ("words", "true")]))
+        );
+        assert_eq!(said(r#"{"type":"config"}"#), Ok(pairs(&[])));
+        for value in ["{}", "[[]]", "[{}]"] {
+            let refused = Err(ControlError::Option("language".to_owned()));
+            assert_eq!(said(&format!(r#"{{"type":"config","language":{value}}}"#)), refused);
+        }
+        let many: String = (0..65).map(|i| format!(r#","o{i}":1"#)).collect();
+        assert_eq!(said(&format!(r#"{{"type":"config"{many}}}"#)), Err(ControlError::Options));
         for name in ["", r#","name":"""#, r#","name":7"#, &format!(r#","name":"{}""#, "x".repeat(257))] {
             assert_eq!(said(&format!(r#"{{"type":"marker"{name}}}"#)), Err(ControlError::Name), "{name}");
         }
@@ -93,7 +140,8 @@ mod tests {
     #[test]
     fn refusals_say_what_to_send_and_quote_little() {
         let long = format!(r#"{{"type":"{}"}}"#, "é".repeat(10_000));
-        let texts = [Control::parse("hello"), Control::parse(&long), Control::parse(r#"{"type":"config"}"#)]
+        let option = r#"{"type":"config","language":{}}"#;
+        let texts = [Control::parse("hello"), Control::parse(&long), Control::parse(option)]
             .map(|refused| refused.unwrap_err().to_string());
         assert!(texts.iter().all(|text| text.len() < 200));
         insta::assert_snapshot!(texts.join("\n"));

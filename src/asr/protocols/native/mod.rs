@@ -1,27 +1,32 @@
-//! The websocket `/asr`: WhisperLiveKit's wire format in full mode, and what godctl adds to it. Pure.
+//! The websocket `/asr`: WhisperLiveKit's wire format, and what godctl adds to it. Pure.
 //!
 //! In order the server sends one [`Tagged::Config`], then [`StateUpdate`]s (the only messages without a `type`), and
 //! after the end of the audio [`Tagged::ReadyToStop`]. Each update carries everything said so far and replaces the one
-//! before, so a client may skip any of them. The client sends audio as binary frames, an empty one for the end, and
-//! [`control`] messages as text.
+//! before, so a client may skip any of them; with `mode=diff` the updates are those of [`diff`]. The client sends audio
+//! as binary frames, an empty one for the end, and [`control`] messages as text.
 //!
 //! What differs from WhisperLiveKit, all of it visible to old clients as nothing worse than a new key:
-//! - One line for each utterance. There a line ends only at a pause of 5 s, and its users complain of one paragraph
-//!   that grows for ever and mutates; here a line, once the next has begun, never changes. The committed words of the
-//!   running utterance are the last line, and only its tail is in `buffer_transcription`.
+//! - One line for each utterance, sentence or so many characters, as the client likes ([`segment`]). There a line ends
+//!   only at a pause of 5 s, and its users complain of one paragraph that grows for ever and mutates; here each line
+//!   has an `id`, says when it is `final`, and never changes after that. The committed words of the line that still
+//!   grows are the last line, and only its tail is in `buffer_transcription`.
 //! - `words=true` puts the words with their times, in seconds, into every line and next to the buffer.
 //! - Old lines are dropped beyond a cap and counted in `lines_pruned`; there the history grows without limit.
-//! - The config message says what is in force: model, language, task, prompt, what was ignored.
+//! - The config message says what is in force: model, language, task, prompt, policy, hop, what was ignored; a client
+//!   may send one of its own before its first audio and gets the server's again.
 
 pub mod control;
+pub mod diff;
 pub mod request;
+pub mod segment;
 pub mod transcript;
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::asr::{Task, Word};
+use self::segment::Segment;
+use crate::asr::{Task, Word, stream::Policy};
 
 /// The speaker of every spoken line as long as nobody tells speakers apart.
 pub const SPEAKER: i32 = 1;
@@ -63,7 +68,7 @@ pub struct Config {
     /// Tells a browser to send raw PCM. Always true: it saves an encoder's delay, and encoded audio is recognised anyway.
     #[serde(rename = "useAudioWorklet")]
     pub use_audio_worklet: bool,
-    /// `full`: every update carries all lines.
+    /// `full`: every update carries all lines; `diff`: only what is new.
     pub mode: Cow<'static, str>,
     /// The session's id in the server's log.
     pub session: String,
@@ -71,6 +76,9 @@ pub struct Config {
     pub model: String,
     /// An ISO code, or `auto` for detection.
     pub language: String,
+    /// Where the language is detected, only these are considered; empty for all that the model knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub languages: Vec<String>,
     /// Transcribe or translate.
     pub task: Task,
     /// The context given to the decoder.
@@ -79,6 +87,18 @@ pub struct Config {
     /// The words to favour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hotwords: Option<String>,
+    /// Which rule makes words final before their utterance has ended.
+    pub policy: Policy,
+    /// The running utterance is decoded so often, in milliseconds.
+    pub hop: u64,
+    /// Silence that ends an utterance, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpointing: Option<u64>,
+    /// What ends a line.
+    pub segment: Segment,
+    /// Characters of a line, where that is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
     /// Lines carry their words.
     pub words: bool,
     /// The rate that raw PCM is taken to have, in Hz.
@@ -121,14 +141,18 @@ pub struct StateUpdate<'a> {
     pub buffer_diarization: Cow<'a, str>,
     /// Translated text that may still change: always empty.
     pub buffer_translation: Cow<'a, str>,
-    /// Time since the first audio minus the audio that was heard, in seconds. Means something only at real time.
+    /// Time since the first audio minus the audio that was taken in, in seconds. Means something only at real time.
     pub remaining_time_transcription: f64,
-    /// Audio received minus audio heard, in seconds: how far the model is behind.
+    /// Audio received minus audio taken in, in seconds: how far the model is behind.
     pub remaining_time_transcription_processing: f64,
-    /// Audio heard minus audio committed, in seconds: what the policy holds back.
+    /// Audio taken in minus audio committed, in seconds: what the policy holds back.
     pub remaining_time_transcription_policy: f64,
     /// Always 0.
     pub remaining_time_diarization: f64,
+    /// Milliseconds between two looks at the running utterance, while that is more than the config message says: the
+    /// machine cannot keep up with what it has to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hop: Option<u64>,
     /// What failed, with status `error`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -139,13 +163,19 @@ const fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-fn is_empty(words: &[TimedWord]) -> bool {
-    words.is_empty()
+fn is_empty<T>(list: &[T]) -> bool {
+    list.is_empty()
 }
 
-/// One utterance, or a pause between two.
+/// An utterance or a part of one, or a pause between two.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
+    /// Which line of the session it is, from 0; pauses count.
+    #[serde(default)]
+    pub id: u64,
+    /// Nothing of it will ever change.
+    #[serde(default, rename = "final")]
+    pub last: bool,
     /// [`SPEAKER`] or [`SILENCE`].
     pub speaker: i32,
     /// Empty for a pause.
@@ -154,7 +184,7 @@ pub struct Line {
     pub start: String,
     /// `H:MM:SS.cc`.
     pub end: String,
-    /// ISO code, once the utterance has ended.
+    /// ISO code, where it is known when the line ends: it was given, or the utterance has ended with the line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detected_language: Option<String>,
     /// The words, if asked for.
@@ -193,6 +223,10 @@ pub enum ServerMessage {
     Tagged(Tagged),
     /// A state update.
     State(Box<StateUpdate<'static>>),
+    /// The first update of `mode=diff`.
+    Snapshot(Box<diff::Snapshot<'static>>),
+    /// A later update of `mode=diff`.
+    Diff(Box<diff::Diff<'static>>),
 }
 
 impl ServerMessage {
@@ -202,10 +236,11 @@ impl ServerMessage {
     /// When it is not JSON, has a `type` that nobody knows, or lacks a key.
     pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
         let value: serde_json::Value = serde_json::from_str(text)?;
-        if value.get("type").is_some() {
-            serde_json::from_value(value).map(Self::Tagged)
-        } else {
-            serde_json::from_value(value).map(Self::State)
+        match value.get("type").map(serde_json::Value::as_str) {
+            None => serde_json::from_value(value).map(Self::State),
+            Some(Some("snapshot")) => serde_json::from_value(value).map(Self::Snapshot),
+            Some(Some("diff")) => serde_json::from_value(value).map(Self::Diff),
+            Some(_) => serde_json::from_value(value).map(Self::Tagged),
         }
     }
 }
@@ -290,9 +325,15 @@ mod tests {
             session: "0190".to_owned(),
             model: "command-en".to_owned(),
             language: "en".to_owned(),
+            languages: Vec::new(),
             task: Task::Transcribe,
             prompt: Some("Meeting notes.".to_owned()),
             hotwords: None,
+            policy: Policy::LocalAgreement,
+            hop: 500,
+            endpointing: None,
+            segment: Segment::Pause,
+            max_length: None,
             words: true,
             sample_rate: 16_000,
             retention_lines: 10_000,

@@ -32,7 +32,9 @@ fn hear(samples: &[f32]) -> Hypothesis {
         }
         i += run;
     }
-    Hypothesis { text: join(&words), words, ..Hypothesis::default() }
+    // Looked for in its middle.
+    let attended = words.iter().map(|word| f64::midpoint(word.start, word.end)).collect();
+    Hypothesis { text: join(&words), words, attended, ..Hypothesis::default() }
 }
 
 const WORD: usize = 3200;
@@ -79,8 +81,8 @@ fn push_all(session: &mut Session<Loud>, audio: &[f32], events: &mut Vec<StreamE
 
 fn decode(session: &mut Session<Loud>, events: &mut Vec<StreamEvent>) {
     while let Some(window) = session.next_job() {
-        assert!(window.len() as Samples <= session.config.window);
-        session.absorb(Ok(hear(&window)));
+        assert!(window.samples.len() as Samples <= session.config.window);
+        session.absorb(Ok(hear(&window.samples)));
     }
     events.extend(std::iter::from_fn(|| session.pop_event()));
 }
@@ -165,11 +167,11 @@ fn a_failed_last_decode_says_so_and_keeps_what_was_heard_before() {
     assert!(text(&events).starts_with("w1 w2 w3"));
 }
 
-/// What is committed when every hypothesis is marked by `mark`, given how many words are final already.
-fn said_when(mark: impl Fn(usize, &mut Hypothesis)) -> String {
-    let mut session = Session::new(gate(), config());
-    let mut said = Vec::new();
+/// What is said when the model hears eight words as `answer` has it, given how many words are final already.
+fn played(answer: impl Fn(&Decode, usize, Hypothesis) -> Hypothesis) -> Vec<StreamEvent> {
     let audio = speak(&[100, 50, 50, 50, 50, 50, 50, 50]);
+    let mut session = Session::new(gate(), config());
+    let mut events = Vec::new();
     let mut done = 0;
     while done < audio.len() || !session.is_finished() {
         if done < audio.len() {
@@ -178,30 +180,96 @@ fn said_when(mark: impl Fn(usize, &mut Hypothesis)) -> String {
             session.finish();
         }
         while let Some(window) = session.next_job() {
-            let mut hypothesis = hear(&window);
-            mark(said.len(), &mut hypothesis);
+            let hypothesis = answer(&window, committed(&events).len(), hear(&window.samples));
             session.absorb(Ok(hypothesis));
+            events.extend(std::iter::from_fn(|| session.pop_event()));
         }
-        said.extend(committed(&std::iter::from_fn(|| session.pop_event()).collect::<Vec<_>>()));
+        events.extend(std::iter::from_fn(|| session.pop_event()));
     }
-    join(&said)
+    events
+}
+
+/// What is committed when every hypothesis is marked by `mark`.
+fn said_when(mark: impl Fn(&mut Hypothesis)) -> String {
+    let events = played(|_, _, mut hypothesis| {
+        mark(&mut hypothesis);
+        hypothesis
+    });
+    join(&committed(&events))
 }
 
 #[test]
 fn what_the_model_calls_no_speech_or_guesses_at_is_never_committed() {
-    assert_eq!(said_when(|_, _| {}), "w1 w2 w3 w4 w5 w6 w7 w8");
-    assert_eq!(said_when(|_, hypothesis| hypothesis.no_speech_prob = 0.9), "", "sure of its words");
-    assert_eq!(said_when(|_, hypothesis| hypothesis.avg_logprob = -1.2), "", "sure that it is speech");
+    assert_eq!(said_when(|_| {}), "w1 w2 w3 w4 w5 w6 w7 w8");
+    assert_eq!(said_when(|hypothesis| hypothesis.no_speech_prob = 0.9), "", "sure of its words");
+    assert_eq!(said_when(|hypothesis| hypothesis.avg_logprob = -1.2), "", "sure that it is speech");
 }
 
 #[test]
-fn doubts_after_the_first_final_words_cost_none_of_the_rest() {
-    let late = |said: usize, hypothesis: &mut Hypothesis| {
-        if said > 0 {
-            (hypothesis.no_speech_prob, hypothesis.avg_logprob) = (0.9, -1.2);
+fn doubts_on_the_way_are_overruled_by_words_that_are_final_already() {
+    let events = played(|window, said, hypothesis| {
+        if said > 0 && !window.is_last {
+            Hypothesis { no_speech_prob: 0.9, avg_logprob: -1.2, ..hypothesis }
+        } else {
+            hypothesis
         }
-    };
-    assert_eq!(said_when(late), "w1 w2 w3 w4 w5 w6 w7 w8");
+    });
+    assert_eq!(text(&events), "w1 w2 w3 w4 w5 w6 w7 w8");
+}
+
+/// The last decode of every utterance is `last`; the others hear what was said.
+fn ended_with(last: impl Fn(Hypothesis) -> Hypothesis) -> Vec<StreamEvent> {
+    played(|window, _, hypothesis| if window.is_last { last(hypothesis) } else { hypothesis })
+}
+
+#[test]
+fn the_transcript_is_the_last_decode_and_what_was_promised_stays_promised() {
+    let events = ended_with(|mut hypothesis| {
+        hypothesis.words[0].text = " x1".to_owned();
+        hypothesis
+    });
+    assert!(text(&events).starts_with("w1 w2"), "never taken back: {}", text(&events));
+    assert!(text(&events).ends_with("w7 w8"), "and what follows is not lost: {}", text(&events));
+    let [utterance] = utterances(&events)[..] else { panic!("one utterance") };
+    assert_eq!((utterance.text.as_str(), utterance.revised), ("x1 w2 w3 w4 w5 w6 w7 w8", true));
+}
+
+#[test]
+fn an_utterance_that_the_last_decode_agrees_with_is_not_revised() {
+    let events = ended_with(|hypothesis| hypothesis);
+    let [utterance] = utterances(&events)[..] else { panic!("one utterance") };
+    assert_eq!((utterance.text.as_str(), utterance.revised), ("w1 w2 w3 w4 w5 w6 w7 w8", false));
+}
+
+#[test]
+fn what_the_last_decode_calls_no_speech_is_no_transcript_whatever_was_promised() {
+    let events = ended_with(|hypothesis| Hypothesis { no_speech_prob: 0.9, ..hypothesis });
+    let [utterance] = utterances(&events)[..] else { panic!("one utterance") };
+    assert_eq!((utterance.text.as_str(), utterance.revised), ("", true));
+    assert!(text(&events).starts_with("w1"));
+}
+
+#[test]
+fn alignatt_commits_with_one_hypothesis_and_goes_on_after_its_prefix() {
+    let config = StreamConfig { policy: Policy::AlignAtt, ..config() };
+    let mut session = Session::new(gate(), config);
+    let audio = speak(&[100, 50, 50, 50, 50, 50, 50, 50]);
+    let mut done = 0;
+    let mut prefixes = Vec::new();
+    let mut events = Vec::new();
+    while done < audio.len() {
+        done += session.push(&audio[done..]);
+        while let Some(window) = session.next_job() {
+            prefixes.push(window.prefix.clone().unwrap_or_default());
+            session.absorb(Ok(hear(&window.samples)));
+            events.extend(std::iter::from_fn(|| session.pop_event()));
+            let committed = text(&events);
+            if let Some(last) = prefixes.last() {
+                assert!(committed.starts_with(last.as_str()), "{last} / {committed}");
+            }
+        }
+    }
+    assert_eq!(prefixes[..3], ["", "", "w1 w2"]);
 }
 
 #[test]
@@ -237,6 +305,54 @@ proptest! {
         let ended = utterances(&reference);
         prop_assert!(ended.windows(2).all(|u| u[0].end <= u[1].start));
         let joined: Vec<Word> = ended.iter().flat_map(|u| u.words.clone()).collect();
-        prop_assert_eq!(joined, words, "an utterance is exactly what was committed in it");
+        prop_assert_eq!(joined, words, "nothing is revised where the model never changes its mind");
+    }
+
+    #[test]
+    fn the_same_audio_gives_the_same_transcript_at_any_hop_policy_chunking_and_load(
+        gaps in prop::collection::vec(prop_oneof![30u64..150, 400u64..1_500], 1..24),
+        chunks in prop::collection::vec(160usize..80_000, 1..8),
+        hop in prop_oneof![Just(0), 100u64..4_000],
+        agreement in 1usize..5,
+        align in any::<bool>(),
+        stretches in prop::collection::vec(1u32..9, 1..5),
+        moody in any::<bool>(),
+    ) {
+        let audio = speak(&gaps);
+        let policy = if align { Policy::AlignAtt } else { Policy::LocalAgreement };
+        let other = StreamConfig { hop: samples_of_ms(hop), agreement, policy, ..config() };
+        let transcript = |config: &StreamConfig, chunks: &[usize], stretches: &[u32]| {
+            let mut session = Session::new(gate(), config.clone());
+            let (mut events, mut done, mut round) = (Vec::new(), 0, 0);
+            while done < audio.len() || !session.is_finished() {
+                let size = chunks[round % chunks.len()].min(audio.len() - done);
+                if done < audio.len() {
+                    done += session.push(&audio[done..done + size]);
+                } else {
+                    session.finish();
+                }
+                round += 1;
+                while let Some(window) = session.next_job() {
+                    let mut hypothesis = hear(&window.samples);
+                    // Whether it is believed, and what its first word is, changes with every look.
+                    if moody {
+                        let mood = window.samples.len() / FRAME % 3;
+                        hypothesis.avg_logprob = if mood == 0 { -2.0 } else { -0.1 };
+                        if let (1, Some(word)) = (mood, hypothesis.words.first_mut()) {
+                            word.text = " maybe".to_owned();
+                        }
+                    }
+                    session.absorb(Ok(hypothesis));
+                    session.stretch_hop(stretches[round % stretches.len()]);
+                }
+                events.extend(std::iter::from_fn(|| session.pop_event()));
+            }
+            let mut transcript: Vec<Utterance> = utterances(&events).into_iter().cloned().collect();
+            // What was promised on the way may differ.
+            transcript.iter_mut().for_each(|utterance| utterance.revised = false);
+            transcript
+        };
+        let reference = transcript(&config(), &[audio.len()], &[1]);
+        prop_assert_eq!(transcript(&other, &chunks, &stretches), reference);
     }
 }

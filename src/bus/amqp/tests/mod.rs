@@ -17,7 +17,7 @@ use crate::bus::{
     event::{Source, Stamp},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn event(event_type: &str, n: u64) -> Event {
     let source = Source {

@@ -1,0 +1,187 @@
+//! Takes prompts from the queue: onto the disk, then acknowledged; or among the dead letters, with the reason.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::{Listener, Request, Wanted, run::News};
+use crate::{
+    agents::{
+        Class, Failure,
+        session::State,
+        store::{
+            Filter, StoreError,
+            journal::{Accepted, Message, NewJob},
+        },
+    },
+    bus::{
+        Body, BusError, Delivery, Event, WorkQueue,
+        event::{
+            self,
+            payload::{Payload as _, agent::AgentPromptFailed},
+        },
+    },
+};
+
+/// How long to wait when a prompt could not be kept.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Takes prompts until `stop` is cancelled.
+pub(super) async fn take_in(
+    listener: &Listener,
+    queue: &dyn WorkQueue,
+    news: &News,
+    stop: &CancellationToken,
+) -> Result<(), BusError> {
+    loop {
+        // Cancel safe: work that was leased for a cancelled call goes to the next one, or back with the drain.
+        let delivery = tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            delivery = queue.next() => delivery?,
+        };
+        let Some(delivery) = delivery else {
+            queue.drain().await;
+            return Ok(());
+        };
+        if let Err(error) = settle(listener, &delivery, news).await {
+            // Nothing was decided about it: somebody gets it again.
+            warn!(%error, "a prompt could not be taken in yet");
+            if let Err(error) = delivery.lease.release().await {
+                warn!(%error, "it comes again when its lease ends");
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+async fn settle(listener: &Listener, delivery: &Delivery, news: &News) -> Result<(), Trouble> {
+    let event = match &delivery.received.body {
+        Body::Event(event) => event,
+        Body::Unparsed(unparsed) => {
+            let failure = Failure::new(Class::BadRequest, unparsed.reason.clone());
+            return refuse(delivery, &failure).await;
+        }
+    };
+    let replayed;
+    let (event, replay) = if event.event_type.as_str() == AgentPromptFailed::TYPE {
+        if event.payload.get("queue").and_then(serde_json::Value::as_str) != Some(&listener.settings.queue) {
+            // It has died in another queue.
+            return Ok(delivery.lease.ack().await?);
+        }
+        if !listener.journal.is_buried(event.event_id).await? {
+            // It was given up here, or on another machine; this is its way to the dead letters.
+            delivery.lease.dead(&epitaph(event)).await?;
+            listener.journal.bury(event.event_id).await?;
+            return Ok(());
+        }
+        match original(event) {
+            Ok(original) => replayed = original,
+            Err(failure) => return refuse(delivery, &failure).await,
+        }
+        (&replayed, Some(Uuid::now_v7()))
+    } else {
+        (event, None)
+    };
+    let asked = Request::read(event, &listener.settings.rules, |path| std::fs::canonicalize(path));
+    let mut request = match asked {
+        Ok(request) => request,
+        Err(failure) => return refuse(delivery, &failure).await,
+    };
+    if let Some(replay) = replay {
+        request.key = format!("{}#{replay}", request.key);
+    }
+    let session = match session_of(listener, &request).await? {
+        Ok(session) => session,
+        Err(failure) => return refuse(delivery, &failure).await,
+    };
+    let message = Message {
+        event: serde_json::from_slice(&event.to_json()).unwrap_or_default(),
+        request,
+        history: Vec::new(),
+        was_broken_off: false,
+    };
+    let (key, hash) = (&message.request.key, &message.request.hash);
+    let job = NewJob { key, hash, session: &session, message: &message };
+    match listener.journal.accept(&job).await? {
+        Accepted::New => info!(key, session, provider = message.request.provider, "a prompt was accepted"),
+        Accepted::Waiting => info!(key, "a prompt came again; it is being worked on"),
+        Accepted::Over => {
+            listener.journal.repeat(key).await?;
+            info!(key, "a prompt came again; its result is published again");
+        }
+        Accepted::Mismatch => {
+            let message = format!("another prompt has come under the key {key} before");
+            return refuse(delivery, &Failure::new(Class::BadRequest, message)).await;
+        }
+    }
+    // Whoever comes again after this line finds the key.
+    delivery.lease.ack().await?;
+    news.ring();
+    Ok(())
+}
+
+async fn refuse(delivery: &Delivery, failure: &Failure) -> Result<(), Trouble> {
+    warn!(class = %failure.class, reason = failure.message, "a message was refused");
+    Ok(delivery.lease.dead(&format!("{}: {}", failure.class, failure.message)).await?)
+}
+
+/// Why a prompt that was given up is dead, in one line.
+fn epitaph(event: &Event) -> String {
+    let field = |name: &str| event.payload.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+    let attempts = event.payload.get("attempts").and_then(serde_json::Value::as_u64).unwrap_or(0);
+    format!("{}: {} (after {attempts} attempts)", field("class"), field("error"))
+}
+
+/// The prompt that was given up.
+fn original(event: &Event) -> Result<Event, Failure> {
+    let bad = |reason: String| Failure::new(Class::BadRequest, reason);
+    let bytes = event.payload.get("event").map(ToString::to_string).unwrap_or_default();
+    event::read(bytes.as_bytes(), None, event.timestamp, usize::MAX).map_err(|unparsed| bad(unparsed.reason))
+}
+
+/// The session that a prompt belongs to.
+async fn session_of(listener: &Listener, request: &Request) -> Result<Result<String, Failure>, StoreError> {
+    let store = &listener.orchestrator.store;
+    let id = match &request.wanted {
+        Wanted::New => return Ok(Ok(Uuid::now_v7().to_string())),
+        Wanted::Continue => {
+            let directory = request.directory.as_ref().or(listener.settings.rules.roots.first());
+            let filter = Filter {
+                provider: Some(request.provider.clone()),
+                directory: directory.map(|directory| directory.display().to_string()),
+                ..Filter::default()
+            };
+            let latest = store.list(&filter).await?.into_iter();
+            let latest = latest.map(|stored| stored.session).find(|session| session.state != State::Ended);
+            return Ok(Ok(
+                latest.map_or_else(|| Uuid::now_v7().to_string(), |session| session.id.to_string())
+            ));
+        }
+        Wanted::Named(id) | Wanted::Existing(id) => id,
+    };
+    let found = store.get(id).await?.map(|stored| stored.session);
+    Ok(match (&request.wanted, found) {
+        (_, Some(session)) if session.provider != request.provider => {
+            let message = format!("session {id} is one of {}, not of {}", session.provider, request.provider);
+            Err(Failure::new(Class::BadRequest, message))
+        }
+        (Wanted::Existing(_), None) => {
+            Err(Failure::new(Class::SessionNotFound, format!("there is no session {id}")))
+        }
+        _ => Ok(id.to_string()),
+    })
+}

@@ -1,0 +1,86 @@
+//! Publishes what the journal holds, in order, until the bus has confirmed it.
+
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::Listener;
+use crate::bus::Publish;
+
+/// Events that are published in one go.
+const BATCH: usize = 64;
+/// How long to wait for the bus to come back: at first, and at most.
+const PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// Other processes write to the same journal: it is looked at this often even if nobody rings.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Publishes until `stop` is cancelled and nothing is left, or the bus is away then.
+pub(super) async fn publish(listener: &Listener, news: &Notify, stop: &CancellationToken) {
+    let mut pause = PAUSE;
+    loop {
+        let trouble = publish_some(listener).await;
+        match trouble {
+            Ok(0) if stop.is_cancelled() => return,
+            Ok(0) => {
+                pause = PAUSE;
+                tokio::select! {
+                    () = news.notified() => {}
+                    () = tokio::time::sleep(LOOK) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+            Ok(_) => pause = PAUSE,
+            Err(trouble) => {
+                warn!(%trouble, "events wait in the journal");
+                if stop.is_cancelled() {
+                    return;
+                }
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(MAX_PAUSE),
+                }
+            }
+        }
+    }
+}
+
+/// Publishes the oldest events; tells how many it has dealt with.
+async fn publish_some(listener: &Listener) -> Result<usize, String> {
+    let unsent = listener.journal.unsent(BATCH).await.map_err(|error| error.to_string())?;
+    if unsent.is_empty() {
+        return Ok(0);
+    }
+    let events: Vec<_> = unsent.iter().map(|(_, event)| event.clone()).collect();
+    let mut done: Vec<i64> = unsent.iter().map(|(number, _)| *number).collect();
+    match listener.bus.publish(&events, Publish::default()).await {
+        Ok(_) => {}
+        Err(error) if error.is_about_the_event() => {
+            done.clear();
+            for (number, event) in &unsent {
+                match listener.bus.publish(std::slice::from_ref(event), Publish::default()).await {
+                    Ok(_) => done.push(*number),
+                    Err(error) if error.is_about_the_event() => {
+                        // It would be refused for ever, and keep all others back.
+                        error!(%error, event_id = %event.event_id, "the bus refuses an event; it is left out");
+                        done.push(*number);
+                    }
+                    Err(error) => {
+                        keep(listener, &done).await?;
+                        return Err(error.to_string());
+                    }
+                }
+            }
+        }
+        Err(error) => return Err(error.to_string()),
+    }
+    keep(listener, &done).await?;
+    Ok(done.len())
+}
+
+/// Notes which events were published. If that fails they are published again, with the same ids.
+async fn keep(listener: &Listener, done: &[i64]) -> Result<(), String> {
+    listener.journal.sent(done).await.map_err(|error| error.to_string())
+}

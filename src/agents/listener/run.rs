@@ -1,0 +1,211 @@
+//! Puts intake, workers and publisher together, takes up what was broken off, and ends them in order.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Listener, OnOrphan, intake::take_in, publisher::publish, worker};
+use crate::{
+    agents::{
+        Class, Failure,
+        orchestrator::{Holder, kill_leftovers},
+        session::SessionId,
+        store::{
+            StoreError,
+            journal::{End, Job, Try},
+        },
+    },
+    bus::{BusError, WorkQueue},
+};
+
+/// How often work of other processes is looked after.
+const ROUNDS: Duration = Duration::from_secs(10);
+/// How long events are published once all work has ended.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// What is done for longer is forgotten, and with it that the same key is a duplicate.
+const KEPT: jiff::SignedDuration = jiff::SignedDuration::from_hours(24 * 7);
+
+/// How often it is looked whether nothing is to be done.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Rings when there is something to do.
+#[derive(Debug)]
+pub(super) struct News {
+    pub(super) jobs: Notify,
+    pub(super) events: Notify,
+    rung: Mutex<Instant>,
+}
+
+impl News {
+    fn new() -> Self {
+        Self { jobs: Notify::new(), events: Notify::new(), rung: Mutex::new(Instant::now()) }
+    }
+
+    pub(super) fn ring(&self) {
+        *self.rung.lock() = Instant::now();
+        self.jobs.notify_waiters();
+        self.jobs.notify_one();
+        self.events.notify_one();
+    }
+}
+
+/// Why a listener could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The queue.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// What is kept here.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Works on prompts until `stop` is cancelled, and then for as long as [`Settings::drain`](super::Settings::drain) says.
+/// What is broken off then is gone on with at the next start.
+///
+/// # Errors
+/// [`ListenError`], when the queue or the journal is broken beyond what time mends.
+pub async fn listen(
+    listener: &Listener,
+    queue: &dyn WorkQueue,
+    stop: &CancellationToken,
+) -> Result<(), ListenError> {
+    take_up(listener).await?;
+    let (stop, halt, quiet) = (stop.child_token(), CancellationToken::new(), CancellationToken::new());
+    let news = News::new();
+    let intake = async {
+        let result = take_in(listener, queue, &news, &stop).await;
+        // Without a queue there is nothing to wait for.
+        stop.cancel();
+        result
+    };
+    let workers =
+        join_all((0..listener.settings.workers).map(|_| worker::work(listener, &news, (&stop, &halt))));
+    let over = CancellationToken::new();
+    let working = async {
+        workers.await;
+        over.cancel();
+    };
+    let draining = async {
+        stop.cancelled().await;
+        info!("no more prompts are taken; waiting for those that are being worked on");
+        tokio::select! {
+            () = over.cancelled() => {}
+            () = tokio::time::sleep(listener.settings.drain) => halt.cancel(),
+        }
+    };
+    let rounds = async {
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(ROUNDS) => {
+                    if let Err(error) = take_up(listener).await {
+                        warn!(%error, "cannot look after work that was broken off");
+                    }
+                    news.ring();
+                }
+            }
+        }
+    };
+    let idling = async {
+        let Some(idle) = listener.settings.idle else { return };
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            let is_quiet = news.rung.lock().elapsed() >= idle;
+            if is_quiet && has_nothing_to_do(listener).await {
+                stop.cancel();
+            }
+        }
+    };
+    let publishing = publish(listener, &news.events, &quiet);
+    let all = async {
+        let (result, (), (), (), ()) = tokio::join!(intake, working, draining, rounds, idling);
+        quiet.cancel();
+        news.events.notify_one();
+        result
+    };
+    let last = async {
+        quiet.cancelled().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    let (result, ()) = tokio::join!(all, async {
+        tokio::select! {
+            () = publishing => {}
+            () = last => warn!("not all events could be published; the next start does"),
+        }
+    });
+    Ok(result?)
+}
+
+/// Nothing waits: not in the queue, not in the journal.
+async fn has_nothing_to_do(listener: &Listener) -> bool {
+    let queue = &listener.settings.queue;
+    let Ok(queues) = listener.bus.queues().await else { return false };
+    let waiting = queues.iter().filter(|info| info.name == *queue);
+    let waiting: u64 = waiting.map(|info| info.ready + info.leased.unwrap_or(0)).sum();
+    let Ok(counts) = listener.journal.counts().await else { return false };
+    waiting + counts.ready + counts.running + counts.unsent == 0
+}
+
+/// Decides about jobs whose worker is dead. Those of living processes are theirs.
+pub(super) async fn take_up(listener: &Listener) -> Result<(), StoreError> {
+    let before = listener.orchestrator.clock.now().checked_sub(KEPT).unwrap_or(jiff::Timestamp::MIN);
+    listener.journal.tidy(before).await?;
+    for job in listener.journal.running().await? {
+        let is_dead = Holder::parse(&job.holder).is_none_or(|holder| holder.is_dead());
+        if is_dead {
+            let key = job.key.clone();
+            match take_up_one(listener, job).await {
+                // Somebody else was quicker.
+                Err(StoreError::Fenced { .. }) => {}
+                Err(error) => return Err(error),
+                Ok(()) => info!(key, "took up work that was broken off"),
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn take_up_one(listener: &Listener, mut job: Job) -> Result<(), StoreError> {
+    let store = &listener.orchestrator.store;
+    let session = match SessionId::parse(&job.session) {
+        Ok(id) => store.get(&id).await?.map(|stored| stored.session),
+        Err(_) => None,
+    };
+    if let Some(session) = &session {
+        let last = store.turns(&session.id, session.prompt_count, 1).await?;
+        if let Some(turn) = last.into_iter().find(|turn| turn.run == job.run) {
+            // Its end was stored, and only the journal did not hear of it.
+            return worker::conclude(listener, job, &turn).await;
+        }
+    }
+    let run = session.as_ref().and_then(|session| session.run.clone()).filter(|run| run.id == job.run);
+    if let Some(run) = &run {
+        kill_leftovers(run).await;
+    }
+    let now = listener.orchestrator.clock.now();
+    let failure = Failure::new(Class::Orphaned, "whoever worked on it is gone");
+    job.message.history.push(Try {
+        at: now,
+        class: failure.class.name().to_owned(),
+        error: failure.message.clone(),
+    });
+    let knows_conversation = session.is_some_and(|session| session.native_id.is_some()) && run.is_some();
+    let is_last = job.attempt >= listener.settings.attempts.get();
+    match listener.settings.on_orphan {
+        OnOrphan::Fail => worker::give_up(listener, job, &failure).await,
+        _ if is_last => worker::give_up(listener, job, &failure).await,
+        policy => {
+            job.message.was_broken_off = policy == OnOrphan::Resume && knows_conversation;
+            let end = End::Again { not_before: now, counts: true };
+            listener.journal.end(&job, None, (end, &[])).await.map(drop)
+        }
+    }
+}

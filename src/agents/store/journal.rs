@@ -1,0 +1,253 @@
+//! What `agent listen` keeps on the disk of its machine: prompts that were accepted and are not done, and events that
+//! must still be published. Always SQLite, in the file of the sessions where those are there too, so that the end of a
+//! turn, the end of its job and the events about both are one transaction.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{super::listener::Request, Change, StoreError, Version, sqlite::SqliteStore};
+use crate::bus::Event;
+
+/// A prompt as it is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// The event that brought it, as JSON.
+    pub event: serde_json::Value,
+    /// What it asks for.
+    pub request: Request,
+    /// What came of earlier attempts, oldest first.
+    pub history: Vec<Try>,
+    /// An earlier attempt was broken off; the next one goes on where it was, if it can.
+    pub was_broken_off: bool,
+}
+
+/// An attempt that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Try {
+    /// When.
+    pub at: Timestamp,
+    /// Of which class.
+    pub class: String,
+    /// What was said.
+    pub error: String,
+}
+
+/// A prompt to be accepted.
+#[derive(Debug, Clone)]
+pub struct NewJob<'a> {
+    /// The same prompt has the same one.
+    pub key: &'a str,
+    /// Of what was asked for: the same key with another one is a mistake.
+    pub hash: &'a str,
+    /// The session that it belongs to.
+    pub session: &'a str,
+    /// The prompt.
+    pub message: &'a Message,
+}
+
+/// What became of a prompt that was to be accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is kept.
+    New,
+    /// It was kept before, and will be worked on.
+    Waiting,
+    /// It was worked on before.
+    Over,
+    /// Another prompt has this key.
+    Mismatch,
+}
+
+/// A prompt that is being worked on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// See [`NewJob::key`].
+    pub key: String,
+    /// See [`NewJob::session`].
+    pub session: String,
+    /// The run that works on it.
+    pub run: Uuid,
+    /// The number of this attempt.
+    pub attempt: u32,
+    /// Who works on it, as [`Holder::to_text`](super::super::orchestrator::Holder::to_text) says.
+    pub holder: String,
+    /// The prompt.
+    pub message: Message,
+}
+
+/// How work on a job ends, or goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Answered.
+    Done,
+    /// Given up.
+    Dead,
+    /// To be tried again at this time.
+    Again {
+        /// When.
+        not_before: Timestamp,
+        /// The attempt that ends here counts.
+        counts: bool,
+    },
+}
+
+/// How many jobs there are of each kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Counts {
+    /// Waiting for a worker, or for their time.
+    pub ready: u64,
+    /// Being worked on.
+    pub running: u64,
+    /// Answered.
+    pub done: u64,
+    /// Given up.
+    pub dead: u64,
+    /// Events that are not published yet.
+    pub unsent: u64,
+}
+
+/// The journal. Cheap to share.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    file: std::sync::Arc<SqliteStore>,
+    /// The sessions are in the same file.
+    holds_sessions: bool,
+}
+
+impl Journal {
+    /// A journal in the file of the sessions.
+    #[must_use]
+    pub const fn beside_sessions(file: std::sync::Arc<SqliteStore>) -> Self {
+        Self { file, holds_sessions: true }
+    }
+
+    /// A journal in a file of its own.
+    #[must_use]
+    pub const fn alone(file: std::sync::Arc<SqliteStore>) -> Self {
+        Self { file, holds_sessions: false }
+    }
+
+    /// Keeps a prompt. On the disk when it returns.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn accept(&self, job: &NewJob<'_>) -> Result<Accepted, StoreError> {
+        self.file.accept_job(job).await
+    }
+
+    /// Takes the oldest prompt whose time has come and whose session nobody works for, one at a time and in order for
+    /// each session.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn claim(&self, holder: &str) -> Result<Option<Job>, StoreError> {
+        self.file.claim_job(holder).await
+    }
+
+    /// When the next prompt's time comes, of those that wait for it.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.file.next_job_due().await
+    }
+
+    /// Jobs that are being worked on, by whomever.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn running(&self) -> Result<Vec<Job>, StoreError> {
+        self.file.running_jobs().await
+    }
+
+    /// Ends an attempt: changes the session, keeps the events, and the job's new state, all or nothing. Where the
+    /// sessions are elsewhere, `sessions` makes the change first; it is one that can be made twice.
+    ///
+    /// # Errors
+    /// As [`SessionStore::update`](super::SessionStore::update); [`StoreError::Fenced`] if the job is not ours any more.
+    pub async fn end(
+        &self,
+        job: &Job,
+        change: Option<(&dyn super::SessionStore, &Change<'_>)>,
+        (end, events): (End, &[Event]),
+    ) -> Result<Option<Version>, StoreError> {
+        match change {
+            Some((sessions, change)) if !self.holds_sessions => {
+                let version = sessions.update(change).await?;
+                self.file.end_job(job, None, (end, events)).await?;
+                Ok(Some(version))
+            }
+            change => self.file.end_job(job, change.map(|(_, change)| change), (end, events)).await,
+        }
+    }
+
+    /// Keeps events about a job that goes on.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn append(&self, key: &str, events: &[Event]) -> Result<(), StoreError> {
+        self.file.append_events(key, events).await
+    }
+
+    /// Events that are not published, oldest first.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn unsent(&self, limit: usize) -> Result<Vec<(i64, Event)>, StoreError> {
+        self.file.unsent_events(limit).await
+    }
+
+    /// These are.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn sent(&self, numbers: &[i64]) -> Result<(), StoreError> {
+        self.file.mark_sent(numbers).await
+    }
+
+    /// Publishes the result of a job again, under its old id.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn repeat(&self, key: &str) -> Result<u64, StoreError> {
+        self.file.repeat_result(key).await
+    }
+
+    /// Whether [`Journal::bury`] has noted this event.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn is_buried(&self, event: Uuid) -> Result<bool, StoreError> {
+        self.file.is_event_buried(event).await
+    }
+
+    /// Notes that this event is among the dead letters; when it comes back it is to be worked on.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn bury(&self, event: Uuid) -> Result<(), StoreError> {
+        self.file.bury_event(event).await
+    }
+
+    /// How many there are.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn counts(&self) -> Result<Counts, StoreError> {
+        self.file.count_jobs().await
+    }
+
+    /// Forgets jobs that ended, and events that were published, before a time.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn tidy(&self, before: Timestamp) -> Result<(), StoreError> {
+        self.file.tidy_journal(before).await
+    }
+
+    /// Lets go of the file.
+    pub async fn close(&self) {
+        super::SessionStore::close(&*self.file).await;
+    }
+}

@@ -1,0 +1,201 @@
+//! `godctl agent listen`: works on prompts from the bus.
+
+use std::{io::Write as _, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, anyhow};
+
+use super::{
+    super::{
+        Context, Exit, Failure, Threads,
+        bus::{duration, with_bus, with_exit_code},
+        notify::Notifier,
+    },
+    store::{orchestrator, with_exit_code as with_store_exit_code},
+};
+use crate::{
+    agents::{
+        Access, Groups, Limits,
+        errand::Customs,
+        listener::{Backoff, ListenError, Listener, OnOrphan, Rules, Settings, TELEMETRY, listen},
+        providers::Roster,
+        store::open,
+    },
+    bus::{
+        Pattern, QueueSpec, SystemClock,
+        event::{
+            Source,
+            payload::{AgentPrompt, Payload as _, agent::AgentPromptFailed},
+            registry,
+        },
+    },
+    config::MaxAccess,
+};
+
+/// Flags of `godctl agent listen`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Prompts are events of the type agent.prompt, such as
+  godctl bus publish agent.prompt '{\"provider\": \"claude\", \"prompt\": \"why does the build fail?\"}'
+What comes of them is on the bus: agent.session.started, agent.tool.*, then agent.response.completed or
+agent.error, with the same correlation id.
+
+A prompt is acknowledged as soon as it is on this machine's disk, for agents may work for longer than a broker
+waits; from then on this machine works on it, also after a crash. Prompts of one session are worked on in order. What
+is given up becomes a dead letter of the queue: see `godctl bus dead`; put back, it is worked on again.
+
+A message may not bring a command, arguments or variables; directories are those of listen.roots, and
+access goes up to listen.access.
+
+Examples:
+  godctl agent listen
+  godctl agent listen --workers 2 --root ~/code --access plan
+  godctl -c bus.url=amqp://broker -c store.url=redis://cache agent listen")]
+pub(super) struct Args {
+    /// The queue; made if there is none (listen.queue)
+    #[arg(long, value_name = "NAME")]
+    queue: Option<String>,
+    /// What lands in it beside agent.prompt, such as 'deploy.prompt' (may be repeated)
+    #[arg(long = "bind", value_name = "PATTERN")]
+    patterns: Vec<Pattern>,
+    /// Turns that are worked on at once (listen.workers)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+    /// A directory that messages may let agents work in, with all below it (may be repeated; listen.roots)
+    #[arg(long = "root", value_name = "DIR")]
+    roots: Vec<PathBuf>,
+    /// What a message may ask for at most: plan, default, edit, full (listen.access)
+    #[arg(long, value_name = "LEVEL", hide_possible_values = true)]
+    access: Option<Access>,
+    /// What to do with a prompt whose turn was broken off by a crash: resume, rerun or fail
+    #[arg(long, value_name = "WHAT", default_value = "resume", hide_possible_values = true)]
+    on_orphan: OnOrphan,
+    /// How long turns may go on once a stop was asked for (listen.drain_s)
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    drain_timeout: Option<Duration>,
+    /// Let agents write in one directory at the same time
+    #[arg(long)]
+    shared_dir: bool,
+    /// End when there was nothing to do for so long
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    idle: Option<Duration>,
+}
+
+/// How long the end of a turn is tried to be stored: whoever waits for it waits for the store anyway.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+    let notifier = Notifier::new(context);
+    let settings = settings(args, context)?;
+    let spec = spec(args, &settings)?;
+    context
+        .block_on(Threads::PerCore, async {
+            let clock = Arc::new(SystemClock);
+            let (store, journal) =
+                open::open_with_journal(&context.config.store, &context.paths.data_dir, clock)
+                    .await
+                    .map_err(|error| with_store_exit_code(error.into()))?;
+            let result = with_bus(context, async |bus| {
+                let queue = bus.queue(spec).await?;
+                let config = &context.config.agents;
+                let mut works = orchestrator(&context.config, store.clone());
+                works.patience = PATIENCE;
+                let listener = Listener {
+                    bus: bus.clone(),
+                    journal: journal.clone(),
+                    orchestrator: works,
+                    agents: Roster::new(config),
+                    customs: Customs::new(config, &context.paths.data_dir),
+                    variables: context.environment.variables().clone(),
+                    groups: Groups::default(),
+                    limits: Limits {
+                        total: Duration::from_secs(config.timeout_s),
+                        idle: Duration::from_secs(config.idle_s),
+                        grace: Duration::from_secs(config.grace_s),
+                        ..Limits::default()
+                    },
+                    source: Source::here("godctl", "agent"),
+                    settings,
+                };
+                let last = listener.groups.clone();
+                context.shutdown.before_exit(move || last.kill_all());
+                let place = context.config.bus.url.to_string();
+                let (name, workers) = (&listener.settings.queue, listener.settings.workers);
+                writeln!(
+                    std::io::stderr(),
+                    "working on {name} of {place}, {workers} at once; Ctrl-C ends it"
+                )
+                .ok();
+                notifier.clone().ready("listening");
+                let stop = context.shutdown.child_token();
+                Box::pin(listen(&listener, &*queue, &stop)).await.map_err(|error| match error {
+                    ListenError::Bus(error) => anyhow::Error::new(error),
+                    ListenError::Store(error) => with_store_exit_code(error.into()),
+                })
+            })
+            .await;
+            journal.close().await;
+            store.close().await;
+            result
+        })
+        .map_err(with_exit_code)
+}
+
+fn settings(args: &Args, context: &Context) -> anyhow::Result<Settings> {
+    let config = &context.config.listen;
+    let given = if args.roots.is_empty() { &config.roots } else { &args.roots };
+    let here = [PathBuf::from(".")];
+    let roots = if given.is_empty() { &here[..] } else { given };
+    // As the system names them, so that no link leads around them.
+    let roots = roots
+        .iter()
+        .map(|root| {
+            root.canonicalize().with_context(|| format!("--root {}: no such directory", root.display()))
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let access = args.access.unwrap_or(match config.access {
+        MaxAccess::Plan => Access::Plan,
+        MaxAccess::Default => Access::Default,
+        MaxAccess::Edit => Access::Edit,
+        MaxAccess::Full => Access::Full,
+    });
+    let attempts = std::num::NonZeroU32::new(config.attempts).unwrap_or(std::num::NonZeroU32::MIN);
+    Ok(Settings {
+        queue: args.queue.clone().unwrap_or_else(|| config.queue.clone()),
+        rules: Rules {
+            agents: Roster::new(&context.config.agents)
+                .all()
+                .map(|provider| provider.name().to_owned())
+                .collect(),
+            roots,
+            access,
+            timeout_s: context.config.agents.timeout_s,
+        },
+        workers: args.workers.map_or(config.workers, usize::from),
+        attempts,
+        backoff: Backoff::default(),
+        on_orphan: args.on_orphan,
+        drain: args.drain_timeout.unwrap_or(Duration::from_secs(config.drain_s)),
+        shares_directory: args.shared_dir,
+        idle: args.idle,
+    })
+}
+
+fn spec(args: &Args, settings: &Settings) -> anyhow::Result<QueueSpec> {
+    // What agents say of themselves is no work, and would come back for ever.
+    let own = registry::known().iter().map(|info| info.name).filter(|name| *name != AgentPrompt::TYPE);
+    let forbidden: Vec<&str> = own.chain([TELEMETRY]).collect();
+    for pattern in &args.patterns {
+        if let Some(name) = forbidden.iter().find(|name| pattern.matches(name)) {
+            let error =
+                anyhow!("--bind '{pattern}' would take {name}, which is no prompt; bind something narrower");
+            return Err(Failure::new(Exit::Usage, error).into());
+        }
+    }
+    let always = [AgentPrompt::TYPE, AgentPromptFailed::TYPE];
+    let mut patterns = always.iter().map(|name| name.parse()).collect::<Result<Vec<Pattern>, _>>()?;
+    patterns.extend(args.patterns.iter().cloned());
+    let host = gethostname::gethostname();
+    let prefetch = u16::try_from(settings.workers).unwrap_or(u16::MAX);
+    let consumer = format!("{}:{}", host.to_string_lossy(), std::process::id());
+    Ok(QueueSpec { prefetch, consumer, ..QueueSpec::new(settings.queue.clone(), patterns) })
+}

@@ -1,0 +1,171 @@
+//! `godctl agent listen` as a process, over the bus in a file and over RabbitMQ.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::{
+    agent::Desk,
+    broker::Broker,
+    support::{Ran, Running},
+};
+
+/// Waits until something holds.
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A desk whose commands use one bus.
+struct Office {
+    desk: Desk,
+    at: Vec<String>,
+}
+
+impl Office {
+    fn new(at: &[&str]) -> Self {
+        let at = at.iter().flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]).collect();
+        Self { desk: Desk::new(), at }
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        let ran: Ran = self.desk.command().args(&self.at).args(args).output().unwrap().into();
+        assert_eq!(ran.code, Some(0), "{args:?}: {}", ran.stderr);
+        ran
+    }
+
+    fn listen(&self, args: &[&str]) -> Running {
+        let root = self.desk.home.path().to_str().unwrap();
+        let mut command = self.desk.command();
+        command.args(&self.at).args(["agent", "listen", "--root", root]).args(args);
+        Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// Makes the queue, so that nothing is published before anybody is bound.
+    fn open(&self) {
+        let bound = ["--bind", "agent.prompt", "--bind", "agent.prompt.failed"];
+        self.run(&[&["bus", "work", "agent.prompt", "--lines"], &bound[..]].concat());
+    }
+
+    fn publish(&self, payload: &Value) {
+        self.run(&["bus", "publish", "agent.prompt", &payload.to_string()]);
+    }
+
+    fn told(&self, event_type: &str) -> Vec<Value> {
+        let ran = self.run(&["bus", "export", "--bind", event_type]);
+        ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn until_told(&self, event_type: &str, count: usize) -> Vec<Value> {
+        until(&format!("{count} of {event_type}"), || {
+            let told = self.told(event_type);
+            (told.len() >= count).then_some(told)
+        })
+    }
+
+    fn sessions(&self) -> Vec<Value> {
+        let ran = self.run(&["agent", "sessions", "list", "--json"]);
+        ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+fn ends_in_order(mut listener: Running) {
+    let pid = Pid::from_raw(i32::try_from(listener.0.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(listener.0.wait().unwrap().code(), Some(0));
+}
+
+const ANSWER: &str = r#"echo '{"type":"system","subtype":"init","session_id":"SESSION","model":"claude-opus"}'
+WAIT
+echo '{"type":"result","subtype":"success","is_error":false,"result":"two","total_cost_usd":0.5}'"#;
+
+#[test]
+fn kill_9_in_the_middle_of_a_turn_leaves_nothing_running_and_one_answer() {
+    let office = Office::new(&[]);
+    let desk = &office.desk;
+    desk.agent("claude", &ANSWER.replace("WAIT", "while true; do sleep 0.05; done"));
+    office.open();
+    let mut first = office.listen(&["--workers", "2"]);
+    office.publish(&json!({"provider": "claude", "prompt": "count the files", "session_id": "mine"}));
+    let session = until("it runs", || {
+        let session = office.sessions().into_iter().next()?;
+        let is_known = !session["native_id"].is_null() && !session["run"]["leader"].is_null();
+        is_known.then_some(session)
+    });
+    first.0.kill().unwrap();
+    first.0.wait().unwrap();
+    let leader = session["run"]["leader"]["pid"].as_i64().unwrap();
+    assert!(Path::new(&format!("/proc/{leader}")).exists(), "its agent was left behind");
+
+    desk.agent("claude", &ANSWER.replace("WAIT", ""));
+    let second = office.listen(&[]);
+    let answers = office.until_told("agent.response.completed", 1);
+    ends_in_order(second);
+    let stat = fs::read_to_string(format!("/proc/{leader}/stat")).unwrap_or_default();
+    assert!(stat.is_empty() || stat.contains(") Z"), "{stat}");
+    let native = session["native_id"].as_str().unwrap();
+    assert!(desk.seen("arguments").contains(&format!("--resume={native}\n")));
+    assert!(desk.seen("input").starts_with("You were interrupted."), "{}", desk.seen("input"));
+    let payload = &answers[0]["payload"];
+    assert_eq!((&payload["response"], &payload["prompt"]), (&json!("two"), &json!("count the files")));
+    assert_eq!(office.told("agent.response.completed").len(), 1);
+    assert_eq!(office.told("agent.error"), Vec::<Value>::new());
+    assert_eq!(office.sessions()[0]["state"], "idle");
+}
+
+#[test]
+fn prompts_over_rabbitmq_are_answered_once_and_what_is_no_prompt_dies_with_its_reason() {
+    let Some(broker) = Broker::start() else { return };
+    let office = Office::new(&[&format!("bus.url={}", broker.url()), "bus.history=true"]);
+    office.open();
+    // Nobody listens yet: the queue keeps them.
+    for number in 0..6 {
+        let prompt = format!("prompt {number}");
+        office.publish(
+            &json!({"provider": "echo", "prompt": prompt, "session_id": format!("s-{}", number % 2)}),
+        );
+    }
+    office.publish(&json!({"provider": "echo", "prompt": "x", "cwd": "/etc"}));
+    office.run(&["bus", "publish", "agent.prompt", "{}"]);
+    let listeners = [office.listen(&["--workers", "2"]), office.listen(&["--workers", "2"])];
+    let answers = office.until_told("agent.response.completed", 6);
+    let mut dead = until("two are dead", || {
+        let ran = office.run(&["bus", "dead", "list", "agent.prompt", "--json"]);
+        let dead: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        (dead.len() == 2).then_some(dead)
+    });
+    listeners.into_iter().for_each(ends_in_order);
+    for session in ["s-0", "s-1"] {
+        let of = answers.iter().filter(|event| event["payload"]["session_id"] == session);
+        let each: BTreeSet<_> = of.map(|event| event["payload"]["response"].as_str().unwrap()).collect();
+        assert_eq!(each.len(), 3, "each once: {each:?}");
+    }
+    dead.sort_by_key(|dead| dead["reason"].as_str().map(str::to_owned));
+    let reason = |at: usize| dead[at]["reason"].as_str().unwrap();
+    assert!(reason(0).contains("bad_request: ") && reason(1).contains("denied: "), "{dead:?}");
+    assert_eq!(office.told("agent.response.completed").len(), 6);
+}
+
+#[test]
+fn a_pattern_that_would_take_what_agents_say_is_refused() {
+    let office = Office::new(&[]);
+    for pattern in ["#", "agent.#", "agent.thread.prompt", "*.response.completed"] {
+        let ran: Ran =
+            office.desk.command().args(["agent", "listen", "--bind", pattern]).output().unwrap().into();
+        assert_eq!(ran.code, Some(2), "{pattern}: {}", ran.stderr);
+        assert!(ran.stderr.contains("bind something narrower"), "{}", ran.stderr);
+    }
+}
