@@ -5,6 +5,7 @@ use std::{
     io::{BufRead as _, Write as _},
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use godctl::asr::wer::WordErrors;
@@ -364,9 +365,21 @@ fn nothing_to_do_is_said() {
 async fn over_the_websocket(address: &str, samples: &[f32], paced: bool) -> String {
     use godctl::asr::{
         client::{self, Pacer},
-        protocols::native::ServerMessage,
+        protocols::native::{ServerMessage, Tagged},
     };
-    let (mut sender, mut receiver) = client::connect(&format!("ws://{address}/asr")).await.unwrap();
+    // A machine that is late with one stream refuses the next one for a while, as it should.
+    let (mut sender, mut receiver) = loop {
+        let (sender, mut receiver) = client::connect(&format!("ws://{address}/asr")).await.unwrap();
+        match receiver.next().await.unwrap().unwrap() {
+            ServerMessage::Tagged(Tagged::Error { code, retry_after: Some(seconds), .. })
+                if code == "busy" =>
+            {
+                tokio::time::sleep(Duration::from_secs(seconds.into())).await;
+            }
+            ServerMessage::Tagged(Tagged::Config(_)) => break (sender, receiver),
+            other => panic!("no configuration: {other:?}"),
+        }
+    };
     let sending = async {
         let pacer = Pacer::start();
         let mut sent = 0;
