@@ -31,6 +31,8 @@ pub mod session;
 mod sse;
 pub mod store;
 mod surroundings;
+#[cfg(test)]
+mod testing;
 pub mod worktree;
 
 use std::{

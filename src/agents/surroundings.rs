@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::groups::Groups;
+use crate::config::Agents;
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,19 @@ impl Default for Limits {
             total: Duration::from_secs(1_800),
             grace: Duration::from_secs(5),
             after_answer: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Limits {
+    /// Those of a configuration.
+    #[must_use]
+    pub fn new(config: &Agents) -> Self {
+        Self {
+            idle: Duration::from_secs(config.idle_s),
+            total: Duration::from_secs(config.timeout_s),
+            grace: Duration::from_secs(config.grace_s),
+            ..Self::default()
         }
     }
 }

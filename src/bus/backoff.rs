@@ -30,12 +30,7 @@ impl Backoff {
     /// The longest that [`Backoff::pause`] could have given after the failures so far; zero before the first.
     #[must_use]
     pub fn limit(&self) -> Duration {
-        match self.failures {
-            0 => Duration::ZERO,
-            failures => {
-                self.base.saturating_mul(1_u32.checked_shl(failures - 1).unwrap_or(u32::MAX)).min(self.cap)
-            }
-        }
+        ceiling(self.base, self.cap, self.failures)
     }
 
     /// Failures in a row so far.
@@ -47,6 +42,15 @@ impl Backoff {
     /// Notes a success.
     pub const fn reset(&mut self) {
         self.failures = 0;
+    }
+}
+
+/// The longest pause after so many failures in a row: `min(cap, base * 2^(failures-1))`; zero before the first.
+#[must_use]
+pub fn ceiling(base: Duration, cap: Duration, failures: u32) -> Duration {
+    match failures {
+        0 => Duration::ZERO,
+        failures => base.saturating_mul(1_u32.checked_shl(failures - 1).unwrap_or(u32::MAX)).min(cap),
     }
 }
 

@@ -5,6 +5,7 @@ use std::{num::NonZeroU32, time::Duration};
 use jiff::Timestamp;
 
 use super::super::{Failure, store::journal::End};
+use crate::bus::backoff::ceiling;
 
 /// How long to wait between attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +27,7 @@ impl Backoff {
     /// again together. `chance` is from 0 to 1.
     #[must_use]
     pub fn wait(&self, attempt: u32, chance: f64) -> Duration {
-        let doubled = self.base.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)));
-        doubled.min(self.cap).mul_f64(chance.clamp(0.0, 1.0))
+        ceiling(self.base, self.cap, attempt).mul_f64(chance.clamp(0.0, 1.0))
     }
 }
 

@@ -16,9 +16,8 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     agents::{
-        Abilities, Access, Failure, Farewell, Launch, Place, Provider, Reader, Spawn, Thread, Turn,
+        Access, Thread,
         orchestrator::Holder,
-        providers::codex::Codex,
         session::{Begin, Input, Session, SessionId, State},
         store::{
             SharedStore,
@@ -28,6 +27,7 @@ use crate::{
             testkit,
             vault::Vault,
         },
+        testing::Shell,
     },
     bus::{
         Body, Event, Lane, Pattern, Publish, Query, QueueSpec, Selection, SystemClock,
@@ -36,42 +36,15 @@ use crate::{
     },
 };
 
-/// `sh ./agent THREAD` with the prompt on standard input, read as Codex is.
-#[derive(Debug)]
-struct Shell;
-
-impl Provider for Shell {
-    fn name(&self) -> &'static str {
-        "shell"
-    }
-
-    fn abilities(&self) -> Abilities {
-        Codex::default().abilities()
-    }
-
-    fn place(&self) -> Place<'_> {
-        Place::Program(Path::new("sh"))
-    }
-
-    fn launch(&self, turn: &Turn) -> Result<Launch, Failure> {
+/// `sh ./agent THREAD` with the prompt on standard input.
+fn shell() -> Shell {
+    Shell::new(|turn| {
         let thread = match &turn.thread {
             Thread::Resume(id) => id.to_string(),
             Thread::New(_) => "new".to_owned(),
         };
-        Ok(Launch::Process(Spawn {
-            program: "sh".into(),
-            setting: "agents.shell_program".to_owned(),
-            arguments: vec!["./agent".to_owned(), thread],
-            environment: Vec::new(),
-            passes: Vec::new(),
-            input: crate::agents::Input::Whole(turn.prompt.clone().into_bytes()),
-            farewell: Farewell::Terminate,
-        }))
-    }
-
-    fn reader(&self, turn: &Turn) -> Box<dyn Reader> {
-        Codex::default().reader(turn)
-    }
+        (vec!["./agent".to_owned(), thread], turn.prompt.clone().into_bytes())
+    })
 }
 
 /// Notes each run in `ran`, tells its conversation, and then does `$body`.
@@ -118,7 +91,7 @@ impl Bench {
                 patience: Duration::from_secs(60),
                 holder: Holder::here(),
             },
-            agents: Roster::of(vec![Box::new(Shell)]),
+            agents: Roster::of(vec![Box::new(shell())]),
             customs: Customs::default(),
             variables: BTreeMap::from([path]),
             groups: Groups::default(),

@@ -1,17 +1,15 @@
 //! Who holds a lease, and which processes belong to a run: so that what the dead left behind is found, and nobody who
 //! lives is taken for dead. Where there is no `/proc`, nobody is.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, fs};
 
-use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::super::{
+    groups,
     process::RUN_VARIABLE,
     session::{Leader, Run},
 };
@@ -92,23 +90,14 @@ fn ticks(pid: u32) -> Option<u64> {
     fields.nth(18).filter(|_| !matches!(state, "Z" | "X"))?.parse().ok()
 }
 
-/// A group that was killed is gone by then, unless the system cannot kill it.
-const BURIAL: Duration = Duration::from_secs(5);
-const LOOK: Duration = Duration::from_millis(20);
-
 /// Kills what a run has left on this system, and tells how many groups that were.
 pub async fn kill_leftovers(run: &Run) -> usize {
-    let groups = groups_of(run);
-    let deadline = Instant::now() + BURIAL;
-    for group in groups.iter().filter_map(|group| Pid::from_raw(*group)) {
-        while test_kill_process_group(group).is_ok() && has_members(group) && Instant::now() < deadline {
-            if let Err(error) = kill_process_group(group, Signal::KILL) {
-                tracing::debug!(%error, group = group.as_raw_nonzero(), "a group that was left is gone");
-            }
-            tokio::time::sleep(LOOK).await;
-        }
+    let left = groups_of(run);
+    let deadline = Instant::now() + groups::BURIAL;
+    for group in left.iter().filter_map(|group| Pid::from_raw(*group)) {
+        groups::bury(group, deadline).await;
     }
-    groups.len()
+    left.len()
 }
 
 fn groups_of(run: &Run) -> BTreeSet<i32> {
@@ -135,18 +124,6 @@ fn marked_with(run: Uuid) -> BTreeSet<i32> {
         group.parse().ok().filter(|group| *group > 1)
     };
     processes.filter_map(|process| marked(&process.ok()?.path())).collect()
-}
-
-/// Whether somebody lives in a group; zombies do not.
-fn has_members(group: Pid) -> bool {
-    let Ok(processes) = fs::read_dir("/proc") else { return true };
-    let group = group.as_raw_nonzero().to_string();
-    processes.filter_map(Result::ok).any(|process| {
-        let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
-        let mut fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
-        let state = fields.next();
-        fields.nth(1) == Some(group.as_str()) && !matches!(state, Some("Z" | "X"))
-    })
 }
 
 #[cfg(all(test, target_os = "linux"))]

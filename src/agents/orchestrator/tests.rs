@@ -1,76 +1,37 @@
 //! Turns with real processes: shells in the place of agents.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
-use parking_lot::Mutex;
+use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::*;
 use crate::agents::{
-    Abilities, Class, Failure, Farewell, Groups, Launch, Limits, Output, Place, Provider, Reader, Spawn,
-    Surroundings,
+    Class, Groups, Limits, Output, Surroundings,
     errand::Customs,
-    providers::codex::Codex,
     session::{Source, State},
     store::{
         Acquired, Request,
         redis::{RedisOptions, RedisStore, testing::Server},
         sqlite::{SqliteOptions, SqliteStore},
-        testkit,
+        testkit::{self, Hand},
         vault::Vault,
     },
+    testing::Shell,
 };
 
-/// A shell that is told what to do by the prompt, and read as Codex is.
-#[derive(Debug)]
-struct Shell;
-
-impl Provider for Shell {
-    fn name(&self) -> &'static str {
-        "shell"
-    }
-
-    fn abilities(&self) -> Abilities {
-        Codex::default().abilities()
-    }
-
-    fn place(&self) -> Place<'_> {
-        Place::Program(Path::new("sh"))
-    }
-
-    fn launch(&self, turn: &Turn) -> Result<Launch, Failure> {
-        Ok(Launch::Process(Spawn {
-            program: "sh".into(),
-            setting: "agents.shell_program".to_owned(),
-            arguments: vec!["-c".to_owned(), turn.prompt.clone()],
-            environment: Vec::new(),
-            passes: Vec::new(),
-            input: crate::agents::Input::Whole(Vec::new()),
-            farewell: Farewell::Terminate,
-        }))
-    }
-
-    fn reader(&self, turn: &Turn) -> Box<dyn Reader> {
-        Codex::default().reader(turn)
-    }
+/// A shell that is told what to do by the prompt.
+fn shell() -> Shell {
+    Shell::new(|turn| (vec!["-c".to_owned(), turn.prompt.clone()], Vec::new()))
 }
 
 const STARTED: &str = r#"echo '{"type":"thread.started","thread_id":"t-1"}';"#;
 const DONE: &str = r#"echo '{"type":"item.completed","item":{"type":"agent_message","text":"done"}}';
     echo '{"type":"turn.completed","usage":{"input_tokens":5,"output_tokens":2}}'"#;
 
-#[derive(Debug, Clone)]
-struct Hand(Arc<Mutex<Timestamp>>);
-
-impl Clock for Hand {
-    fn now(&self) -> Timestamp {
-        *self.0.lock()
-    }
-}
-
 struct Bench {
+    shell: Shell,
     folder: tempfile::TempDir,
     clock: Hand,
     groups: Groups,
@@ -82,8 +43,9 @@ impl Bench {
     fn new() -> Self {
         let path = ("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned());
         Self {
+            shell: shell(),
             folder: tempfile::tempdir().unwrap(),
-            clock: Hand(Arc::new(Mutex::new(testkit::at(1_000)))),
+            clock: Hand::at(1_000),
             groups: Groups::default(),
             customs: Customs::default(),
             variables: BTreeMap::from([path]),
@@ -114,7 +76,7 @@ impl Bench {
         let surroundings =
             Surroundings { groups: &self.groups, variables: &self.variables, limits, mark: None };
         Scene {
-            provider: &Shell,
+            provider: &self.shell,
             customs: &self.customs,
             source: Source::Cli,
             surroundings,

@@ -3,51 +3,15 @@
 use std::time::Instant as Clock;
 
 use super::*;
-use crate::agents::{
-    Abilities, Groups, Input, Launch, Outcome, Place, Provider, Turn, driver::run, providers::codex::Codex,
-};
+use crate::agents::{Groups, Outcome, Turn, driver::run, testing::Shell};
 
-/// A shell that is told what to do by the prompt, and read as Codex is.
-#[derive(Debug)]
-struct Shell {
-    program: PathBuf,
-    farewell: Farewell,
-}
-
-impl Shell {
-    fn new(farewell: Farewell) -> Self {
-        Self { program: "sh".into(), farewell }
-    }
-}
-
-impl Provider for Shell {
-    fn name(&self) -> &'static str {
-        "shell"
-    }
-
-    fn abilities(&self) -> Abilities {
-        Codex::default().abilities()
-    }
-
-    fn place(&self) -> Place<'_> {
-        Place::Program(&self.program)
-    }
-
-    fn launch(&self, turn: &Turn) -> Result<Launch, Failure> {
-        Ok(Launch::Process(Spawn {
-            program: self.program.clone(),
-            setting: "agents.shell_program".to_owned(),
-            arguments: vec!["-c".to_owned(), turn.model.clone().unwrap_or_default()],
-            environment: vec![("SET_FOR_IT".to_owned(), "yes".to_owned())],
-            passes: vec!["SHELL_*".to_owned()],
-            input: Input::Whole(turn.prompt.clone().into_bytes()),
-            farewell: self.farewell,
-        }))
-    }
-
-    fn reader(&self, turn: &Turn) -> Box<dyn Reader> {
-        Codex::default().reader(turn)
-    }
+/// A shell that is told what to do by the name of the model, with the prompt on standard input.
+fn shell(farewell: Farewell) -> Shell {
+    let asked = |turn: &Turn| {
+        let script = turn.model.clone().unwrap_or_default();
+        (vec!["-c".to_owned(), script], turn.prompt.clone().into_bytes())
+    };
+    Shell { farewell, ..Shell::new(asked) }
 }
 
 const DONE: &str = r#"echo '{"type":"item.completed","item":{"type":"agent_message","text":"done"}}'; echo '{"type":"turn.completed","usage":{}}'"#;
@@ -84,7 +48,7 @@ async fn play(
     let (variables, groups) = (variables(), Groups::default());
     let around = Surroundings { groups: &groups, variables: &variables, limits, mark: None };
     let mut said = Vec::new();
-    let outcome = run(&Shell::new(farewell), &turn, around, stop, |output| said.push(output)).await;
+    let outcome = run(&shell(farewell), &turn, around, stop, |output| said.push(output)).await;
     assert!(groups.is_empty());
     (outcome, said)
 }
@@ -173,7 +137,7 @@ async fn cancelling_asks_first_and_is_told() {
         }
         stop.cancel();
     };
-    let shell = Shell::new(Farewell::Interrupt);
+    let shell = shell(Farewell::Interrupt);
     let (outcome, ()) = tokio::join!(run(&shell, &turn, around, &stop, |_| {}), cancel);
     assert_eq!(class(&outcome), Class::Cancelled);
 }
@@ -220,9 +184,9 @@ async fn what_cannot_be_started_says_why() {
     let (variables, groups) = (variables(), Groups::default());
     let around = Surroundings { groups: &groups, variables: &variables, limits: quick(), mark: None };
     let stop = CancellationToken::new();
-    let outcome = run(&Shell::new(Farewell::Terminate), &turn, around, &stop, |_| {}).await;
+    let outcome = run(&shell(Farewell::Terminate), &turn, around, &stop, |_| {}).await;
     assert_eq!(class(&outcome), Class::BadRequest);
-    let missing = Shell { program: "no-such-agent".into(), ..Shell::new(Farewell::Terminate) };
+    let missing = Shell { program: "no-such-agent".into(), ..shell(Farewell::Terminate) };
     let turn = Turn::new("", std::env::temp_dir());
     let outcome = run(&missing, &turn, around, &stop, |_| {}).await;
     assert_eq!(class(&outcome), Class::MissingExecutable);

@@ -75,13 +75,8 @@ impl Provider for Acp {
     }
 
     fn reader(&self, turn: &Turn) -> Box<dyn Reader> {
-        let mut draft = Draft::new(turn);
-        if matches!(turn.thread, Thread::New(_)) {
-            // It chooses the id of a new session.
-            draft.wanted = None;
-        }
         Box::new(AcpReader {
-            draft,
+            draft: Draft::of_its_choice(turn),
             turn: turn.clone(),
             waits_for: Some(Call::Initialize),
             version: None,

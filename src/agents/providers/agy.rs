@@ -13,7 +13,7 @@ use super::{
         Abilities, Access, Class, Credentials, Exit, Failure, Farewell, Input, Launch, Login, Outcome,
         Output, Place, Provider, Reader, Spawn, Step, Thread, Turn,
     },
-    draft::{Draft, count, object, strings, text},
+    draft::{Draft, count, directory, object, strings, text},
 };
 
 /// Antigravity CLI.
@@ -56,9 +56,7 @@ impl Provider for Agy {
     }
 
     fn launch(&self, turn: &Turn) -> Result<Launch, Failure> {
-        let Some(directory) = turn.directory.to_str() else {
-            return Err(Failure::new(Class::BadRequest, "agy takes only directories whose names are UTF-8"));
-        };
+        let directory = directory(turn, "agy")?;
         // Its own limit is five minutes; ours holds.
         let mut arguments =
             strings(&["--input-format=stream-json", "--output-format=stream-json", "--print-timeout=168h"]);
@@ -98,12 +96,7 @@ impl Provider for Agy {
 
 /// Reads what it prints.
 pub(super) fn reader(turn: &Turn) -> Box<dyn Reader> {
-    let mut draft = Draft::new(turn);
-    if matches!(turn.thread, Thread::New(_)) {
-        // It chooses the id of a new conversation.
-        draft.wanted = None;
-    }
-    Box::new(AgyReader { draft })
+    Box::new(AgyReader { draft: Draft::of_its_choice(turn) })
 }
 
 #[derive(Debug)]

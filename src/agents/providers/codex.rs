@@ -12,7 +12,7 @@ use super::{
         Abilities, Access, Class, Credentials, Exit, Failure, Farewell, Input, Launch, Login, Outcome,
         Output, Place, Provider, Reader, Spawn, Step, Thread, Turn,
     },
-    draft::{Draft, count, object, strings, text},
+    draft::{Draft, count, directory, object, strings, text},
 };
 
 /// Codex.
@@ -42,16 +42,7 @@ impl Provider for Codex {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities {
-            resume: true,
-            chooses_id: false,
-            deltas: false,
-            thinking: true,
-            cost: false,
-            budget: false,
-            tools: true,
-            needs_history: false,
-        }
+        Abilities { resume: true, thinking: true, tools: true, ..Abilities::default() }
     }
 
     fn place(&self) -> Place<'_> {
@@ -59,12 +50,7 @@ impl Provider for Codex {
     }
 
     fn launch(&self, turn: &Turn) -> Result<Launch, Failure> {
-        let Some(directory) = turn.directory.to_str() else {
-            return Err(Failure::new(
-                Class::BadRequest,
-                "codex takes only directories whose names are UTF-8",
-            ));
-        };
+        let directory = directory(turn, "codex")?;
         // Its flags come before `resume`, which has none of them.
         let mut arguments: Vec<String> =
             ["exec", "--json", "--skip-git-repo-check", "-C", directory].map(str::to_owned).to_vec();
@@ -101,12 +87,7 @@ impl Provider for Codex {
 
 /// Reads what it prints.
 pub(super) fn reader(turn: &Turn) -> Box<dyn Reader> {
-    let mut draft = Draft::new(turn);
-    if matches!(turn.thread, Thread::New(_)) {
-        // It chooses the id of a new thread.
-        draft.wanted = None;
-    }
-    Box::new(CodexReader { draft })
+    Box::new(CodexReader { draft: Draft::of_its_choice(turn) })
 }
 
 #[derive(Debug)]

@@ -34,6 +34,16 @@ pub(super) struct Draft {
     pub(super) tools: VecDeque<(String, String)>,
 }
 
+/// The directory of a turn, for an agent to whom it is told as text.
+///
+/// # Errors
+/// [`Class::BadRequest`] for a name that is not UTF-8.
+pub(super) fn directory<'a>(turn: &'a Turn, agent: &str) -> Result<&'a str, Failure> {
+    turn.directory.to_str().ok_or_else(|| {
+        Failure::new(Class::BadRequest, format!("{agent} takes only directories whose names are UTF-8"))
+    })
+}
+
 impl Draft {
     pub(super) fn new(turn: &Turn) -> Self {
         let wanted = match &turn.thread {
@@ -41,6 +51,14 @@ impl Draft {
             Thread::Resume(id) => Some(id.clone()),
         };
         Self { wanted, ..Self::default() }
+    }
+
+    /// Of an agent that chooses the ids of new conversations itself, whatever it was told.
+    pub(super) fn of_its_choice(turn: &Turn) -> Self {
+        match turn.thread {
+            Thread::New(_) => Self::default(),
+            Thread::Resume(_) => Self::new(turn),
+        }
     }
 
     /// The agent has told its id. Going on in another conversation than was asked for ends the turn: what it does there

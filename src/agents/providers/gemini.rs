@@ -48,16 +48,7 @@ impl Provider for Gemini {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities {
-            resume: true,
-            chooses_id: true,
-            deltas: true,
-            thinking: false,
-            cost: false,
-            budget: false,
-            tools: true,
-            needs_history: false,
-        }
+        Abilities { resume: true, chooses_id: true, deltas: true, tools: true, ..Abilities::default() }
     }
 
     fn place(&self) -> Place<'_> {

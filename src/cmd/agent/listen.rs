@@ -85,7 +85,8 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 
 pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let notifier = Notifier::new(context);
-    let settings = settings(args, context)?;
+    let agents = Roster::new(&context.config.agents);
+    let settings = settings(args, context, &agents)?;
     let spec = spec(args, &settings)?;
     context
         .block_on(Threads::PerCore, async {
@@ -103,16 +104,11 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
                     bus: bus.clone(),
                     journal: journal.clone(),
                     orchestrator: works,
-                    agents: Roster::new(config),
+                    agents,
                     customs: Customs::new(config, &context.paths.data_dir),
                     variables: context.environment.variables().clone(),
                     groups: Groups::default(),
-                    limits: Limits {
-                        total: Duration::from_secs(config.timeout_s),
-                        idle: Duration::from_secs(config.idle_s),
-                        grace: Duration::from_secs(config.grace_s),
-                        ..Limits::default()
-                    },
+                    limits: Limits::new(config),
                     source: Source::here("godctl", "agent"),
                     settings,
                 };
@@ -140,7 +136,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         .map_err(with_exit_code)
 }
 
-fn settings(args: &Args, context: &Context) -> anyhow::Result<Settings> {
+fn settings(args: &Args, context: &Context, agents: &Roster) -> anyhow::Result<Settings> {
     let config = &context.config.listen;
     let given = if args.roots.is_empty() { &config.roots } else { &args.roots };
     let here = [PathBuf::from(".")];
@@ -162,10 +158,7 @@ fn settings(args: &Args, context: &Context) -> anyhow::Result<Settings> {
     Ok(Settings {
         queue: args.queue.clone().unwrap_or_else(|| config.queue.clone()),
         rules: Rules {
-            agents: Roster::new(&context.config.agents)
-                .all()
-                .map(|provider| provider.name().to_owned())
-                .collect(),
+            agents: agents.all().map(|provider| provider.name().to_owned()).collect(),
             roots,
             access,
             timeout_s: context.config.agents.timeout_s,

@@ -147,12 +147,8 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     }
     let prompt = prompt(args)?;
     let config = &context.config.agents;
-    let limits = Limits {
-        total: args.timeout.unwrap_or(Duration::from_secs(config.timeout_s)),
-        idle: Duration::from_secs(config.idle_s),
-        grace: Duration::from_secs(config.grace_s),
-        ..Limits::default()
-    };
+    let limits = Limits::new(config);
+    let limits = Limits { total: args.timeout.unwrap_or(limits.total), ..limits };
     let (variables, groups) = (context.environment.variables(), Groups::default());
     let surroundings = Surroundings { groups: &groups, variables, limits, mark: None };
     let last = groups.clone();

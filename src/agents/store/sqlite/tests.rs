@@ -3,8 +3,7 @@
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use jiff::{SignedDuration, Timestamp};
-use parking_lot::Mutex;
+use jiff::SignedDuration;
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
@@ -14,22 +13,12 @@ use crate::{
         session::SessionId,
         store::{
             Acquired, SessionStore as _, SharedStore, StoreError,
-            testkit::{self, Fixture},
+            testkit::{self, Fixture, Hand},
             vault::Vault,
         },
     },
-    bus::Clock,
     db,
 };
-
-#[derive(Debug, Clone)]
-struct Hand(Arc<Mutex<Timestamp>>);
-
-impl Clock for Hand {
-    fn now(&self) -> Timestamp {
-        *self.0.lock()
-    }
-}
 
 struct Folder {
     folder: tempfile::TempDir,
@@ -38,7 +27,7 @@ struct Folder {
 
 impl Folder {
     fn new() -> Self {
-        let clock = Hand(Arc::new(Mutex::new(testkit::at(1_000))));
+        let clock = Hand::at(1_000);
         Self { folder: tempfile::tempdir().unwrap(), clock }
     }
 

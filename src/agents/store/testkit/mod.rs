@@ -6,22 +6,45 @@ mod changes;
 mod leases;
 mod secrets;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::{
     Acquired, Change, Lease, Request, SessionStore, SharedStore, StoreError, Version, keys::KeyRing,
     vault::Vault,
 };
-use crate::agents::{
-    Outcome, Output, Thread, Usage,
-    session::{Begin, Effect, Input, Session, SessionId, TurnRecord, UsageRow},
+use crate::{
+    agents::{
+        Outcome, Output, Thread, Usage,
+        session::{Begin, Effect, Input, Session, SessionId, TurnRecord, UsageRow},
+    },
+    bus::Clock,
 };
 
 /// The laws, for [`conformance!`].
 pub(crate) mod laws {
     pub(crate) use super::{changes::*, leases::*, secrets::*};
+}
+
+/// A clock that is set by hand.
+#[derive(Debug, Clone)]
+pub(crate) struct Hand(pub(crate) Arc<Mutex<Timestamp>>);
+
+impl Hand {
+    /// One that stands at this second.
+    pub(crate) fn at(second: i64) -> Self {
+        Self(Arc::new(Mutex::new(at(second))))
+    }
+}
+
+impl Clock for Hand {
+    fn now(&self) -> Timestamp {
+        *self.0.lock()
+    }
 }
 
 /// A fresh store of some backend that nothing else uses.
