@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    Class, Failure, Outcome, Output, Provider, Surroundings, Thread, Turn, Usage, driver,
+    Class, Failure, Outcome, Output, Provider, Surroundings, Thread, Turn, Usage,
+    budgets::Budgets,
+    driver,
     hooks::{Around, Hooks, Occasion, Report, Wish},
     prices::{Cost, Prices},
     worktree::{Work, Worktree, WorktreeError},
@@ -26,6 +28,8 @@ pub struct Customs {
     pub hooks: Hooks,
     /// What they cost, where the agent does not say.
     pub prices: Prices,
+    /// What they may cost.
+    pub budgets: Budgets,
     /// The directory below which worktrees are made.
     pub worktrees: PathBuf,
 }
@@ -35,7 +39,12 @@ impl Customs {
     #[must_use]
     pub fn new(config: &Agents, data_dir: &Path) -> Self {
         let worktrees = data_dir.join("worktrees");
-        Self { hooks: Hooks::new(&config.hooks), prices: Prices::new(&config.prices), worktrees }
+        Self {
+            hooks: Hooks::new(&config.hooks),
+            prices: Prices::new(&config.prices),
+            budgets: Budgets::new(config),
+            worktrees,
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! The rule for all of them: a turn has succeeded only if the agent said so in its own words. The exit status and what
 //! was written to standard error never make a success; they tell apart failures.
 
+pub mod budgets;
 mod credentials;
 pub mod driver;
 mod environment;

@@ -1,12 +1,12 @@
-//! What a turn cost, where its agent does not say: tokens times prices, and whether a budget has room for more. Pure.
+//! What a turn cost, where its agent does not say: tokens times prices. Pure.
 //!
 //! Prices are data with a day from which they hold; those of the configuration come before those that are built in. A
 //! model that is not among them has no price, and what has no price costs an unknown amount, which is not nothing.
 
-use jiff::{Timestamp, Zoned, civil::Date};
+use jiff::civil::Date;
 use serde::Deserialize;
 
-use super::{Class, Failure, Usage};
+use super::Usage;
 use crate::config::{PriceSettings, Usd};
 
 /// The built-in ones.
@@ -108,62 +108,6 @@ fn is_of(price: &PriceSettings, model: &str) -> bool {
     rest.is_empty() || rest.strip_prefix('-').is_some_and(|rest| rest == "latest" || is_date(rest))
 }
 
-/// What may be spent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Budget {
-    /// On one turn.
-    pub turn: Option<Usd>,
-    /// On all turns of one day.
-    pub day: Option<Usd>,
-}
-
-/// What has been spent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Spent {
-    /// As far as it is known.
-    pub known: Usd,
-    /// Turns of which it is not known.
-    pub unknown_turns: u64,
-}
-
-impl Budget {
-    /// Whether another turn may begin, after what was spent on this day.
-    ///
-    /// # Errors
-    /// [`Class::Budget`], with the time until the next day.
-    pub fn admit(&self, today: Spent, now: &Zoned) -> Result<(), Failure> {
-        let Some(limit) = self.day.filter(|limit| today.known >= *limit) else { return Ok(()) };
-        let (_, end) = day_of(now);
-        let unknown = match today.unknown_turns {
-            0 => String::new(),
-            turns => format!(", and an unknown amount on {turns} more turns"),
-        };
-        let message = format!(
-            "the budget of the day is used up: {} of {limit}{unknown}; it goes on at {end}",
-            today.known
-        );
-        let mut failure = Failure::new(Class::Budget, message);
-        failure.retry_after = end.duration_since(now.timestamp()).try_into().ok();
-        Err(failure)
-    }
-
-    /// What the next turn may cost: what is allowed to one, and no more than is left of the day.
-    #[must_use]
-    pub fn of_turn(&self, today: Spent) -> Option<Usd> {
-        let left = self.day.map(|day| day.minus(today.known));
-        [self.turn, left].into_iter().flatten().min()
-    }
-}
-
-/// The first moment of a day and that of the next, where `now` is.
-#[must_use]
-pub fn day_of(now: &Zoned) -> (Timestamp, Timestamp) {
-    let start = now.start_of_day().map_or_else(|_| now.timestamp(), |start| start.timestamp());
-    let next = now.tomorrow().and_then(|next| next.start_of_day());
-    // At the end of time there is no next day.
-    (start, next.map_or(Timestamp::MAX, |next| next.timestamp()))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -246,25 +190,6 @@ mod tests {
         ] {
             assert_eq!(prices.cost(&usage, model, on), Cost::Unknown, "{usage:?} {model:?}");
         }
-    }
-
-    #[test]
-    fn a_budget_stops_at_its_limit_and_says_when_it_goes_on() {
-        let now: Zoned = "2026-11-21T18:00:00+01:00[Europe/Berlin]".parse().unwrap();
-        let usd = Usd::from_micro;
-        let budget = Budget { turn: Some(usd(500_000)), day: Some(usd(2_000_000)) };
-        let spent = |known| Spent { known: usd(known), unknown_turns: 2 };
-        assert_eq!(budget.admit(spent(1_999_999), &now), Ok(()));
-        let failure = budget.admit(spent(2_000_000), &now).unwrap_err();
-        assert_eq!((failure.class, failure.retry_after.unwrap().as_secs()), (Class::Budget, 6 * 3600));
-        assert!(
-            failure.message.contains("$2.00 of $2.00, and an unknown amount on 2 more turns"),
-            "{failure}"
-        );
-        assert_eq!(budget.of_turn(spent(0)), Some(usd(500_000)));
-        assert_eq!(budget.of_turn(spent(1_900_000)), Some(usd(100_000)), "no more than is left");
-        assert_eq!(Budget::default().admit(spent(u64::MAX), &now), Ok(()));
-        assert_eq!(Budget::default().of_turn(spent(0)), None);
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    HookMap, Usd, Violation, hooks,
+    HookMap, LimitMap, Usd, Violation, hooks, limits,
     providers::{self, Providers},
 };
 
@@ -33,6 +33,14 @@ pub struct Agents {
     pub hooks: HookMap,
     /// Prices of models beside those that are built in, which they come before.
     pub prices: Vec<PriceSettings>,
+    /// How much each of them may do, by name, beside what holds for all.
+    pub limits: LimitMap,
+    /// US dollars that a turn may cost.
+    pub turn_usd: Option<Usd>,
+    /// US dollars after which a session takes no more turns.
+    pub session_usd: Option<Usd>,
+    /// US dollars after which no turn begins until the next day (in this machine's time zone).
+    pub day_usd: Option<Usd>,
     /// Seconds that a turn may take.
     pub timeout_s: u64,
     /// Seconds without a sign of life after which a turn is given up.
@@ -68,6 +76,10 @@ impl Default for Agents {
             providers: Providers::new(),
             hooks: HookMap::new(),
             prices: Vec::new(),
+            limits: LimitMap::new(),
+            turn_usd: None,
+            session_usd: None,
+            day_usd: None,
             timeout_s: 1_800,
             idle_s: 600,
             grace_s: 5,
@@ -88,6 +100,7 @@ impl Agents {
             return Err(Violation { key: "agents.grace_s", reason });
         }
         hooks::validate(&self.hooks)?;
+        limits::validate(&self.limits)?;
         providers::validate(&self.providers)
     }
 }

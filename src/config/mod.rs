@@ -12,6 +12,7 @@ mod agents;
 mod bus;
 mod error;
 mod hooks;
+mod limits;
 mod listen;
 mod load;
 mod mask;
@@ -36,6 +37,7 @@ pub use self::{
     bus::{Bus, BusUrl, Durability},
     error::{ConfigError, Violation},
     hooks::{HookKind, HookMap, HookSettings, When},
+    limits::{LimitMap, LimitSettings},
     listen::{AgentListen, MaxAccess},
     load::{Loaded, Loader, Overrides},
     mask::{holds_password, mask_addresses},

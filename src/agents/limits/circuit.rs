@@ -41,6 +41,12 @@ impl ProviderCircuit {
         self.breaker.circuit().name()
     }
 
+    /// Nothing is wrong, and was not in the last minute: a success says nothing new.
+    #[must_use]
+    pub fn is_calm(&self) -> bool {
+        self.breaker.is_calm() && !self.recent.iter().any(|(_, failed)| *failed)
+    }
+
     /// Asks for a turn. Whoever is let through has to say how it went ([`Self::tell`]).
     pub fn ask(&mut self, now: Timestamp) -> Permit {
         let policy = self.policy();

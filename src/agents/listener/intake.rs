@@ -27,6 +27,10 @@ use crate::{
 
 /// How long to wait when a prompt could not be kept.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often it is looked whether there is room: other processes work on the same prompts.
+const LOOK: Duration = Duration::from_millis(500);
+/// Prompts that wait in the journal for something else than a worker.
+const MAX_WAITING: usize = 10_000;
 
 /// Takes prompts until `stop` is cancelled.
 pub(super) async fn take_in(
@@ -36,6 +40,7 @@ pub(super) async fn take_in(
     stop: &CancellationToken,
 ) -> Result<(), BusError> {
     loop {
+        make_room(listener, news, stop).await;
         // Cancel safe: work that was leased for a cancelled call goes to the next one, or back with the drain.
         let delivery = tokio::select! {
             biased;
@@ -56,6 +61,31 @@ pub(super) async fn take_in(
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(PAUSE) => {}
             }
+        }
+    }
+}
+
+/// Waits until a worker has nothing to do: whoever takes more than it works on keeps it from others on the queue. Prompts
+/// that cannot be begun with now, for they wait for their time, for an earlier one of their session or for their agent, do
+/// not keep others waiting, up to [`MAX_WAITING`] of them.
+async fn make_room(listener: &Listener, news: &News, stop: &CancellationToken) {
+    while !stop.is_cancelled() {
+        let has_room = match listener.journal.waiting(&news.shut()).await {
+            Ok(waiting) => {
+                waiting.claimable + news.busy() < listener.settings.workers && waiting.all < MAX_WAITING
+            }
+            Err(error) => {
+                warn!(%error, "cannot see how many prompts wait");
+                false
+            }
+        };
+        if has_room {
+            return;
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = news.room.notified() => {}
+            () = tokio::time::sleep(LOOK) => {}
         }
     }
 }
@@ -101,6 +131,9 @@ async fn settle(listener: &Listener, delivery: &Delivery, news: &News) -> Result
         Ok(request) => request,
         Err(failure) => return refuse(delivery, &failure).await,
     };
+    if let Err(failure) = listener.customs.hooks.check(&request.wishes) {
+        return refuse(delivery, &failure).await;
+    }
     if let Some(replay) = replay {
         request.key = format!("{}#{replay}", request.key);
     }

@@ -14,6 +14,7 @@
 //!
 //! Everything here ends when its token is cancelled: intake at once, work after [`Settings::drain`].
 
+mod gates;
 mod intake;
 mod publisher;
 mod request;
@@ -28,9 +29,11 @@ use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Groups, Limits, errand::Customs, orchestrator::Orchestrator, providers::Roster, store::journal::Journal,
+    Groups, Limits, errand::Customs, limits::Bounds, orchestrator::Orchestrator, providers::Roster,
+    store::journal::Journal,
 };
 use crate::bus::{SharedBus, event::Source};
+pub use gates::bounds;
 pub use request::{Request, Rules, TELEMETRY, Wanted};
 pub use retry::Backoff;
 pub use run::{ListenError, listen};
@@ -69,6 +72,8 @@ pub struct Settings {
     pub rules: Rules,
     /// Turns that are worked on at once.
     pub workers: usize,
+    /// What each agent is allowed, by name.
+    pub bounds: BTreeMap<String, Bounds>,
     /// Attempts at a prompt, the first included.
     pub attempts: NonZeroU32,
     /// How long to wait between them.

@@ -17,13 +17,14 @@ use uuid::Uuid;
 
 use super::super::{
     Access, Class, Failure,
+    hooks::Wish,
     session::{MAX_TAGS, SessionId, parse_tag},
 };
 use crate::bus::{
     Event,
     event::{
         ids,
-        payload::{AgentPrompt, Continuation, Payload as _},
+        payload::{AgentPrompt, Continuation, Hook, Payload as _},
     },
 };
 
@@ -87,6 +88,11 @@ pub struct Request {
     pub timeout_s: Option<u64>,
     /// What the session can be found by.
     pub tags: Vec<String>,
+    /// Which hooks are switched on and off for it; whether it may is for [`Hooks::check`] to say.
+    ///
+    /// [`Hooks::check`]: super::super::hooks::Hooks::check
+    #[serde(default)]
+    pub wishes: Vec<Wish>,
     /// Ties the answer to the question, the root first.
     pub correlation_ids: Vec<Uuid>,
 }
@@ -118,12 +124,6 @@ impl Request {
                 "there is no agent '{}'; this one has {}",
                 asked.provider,
                 rules.agents.join(", ")
-            )));
-        }
-        if let Some(hook) = asked.hooks.iter().find(|hook| hook.enabled) {
-            return Err(denied(format!(
-                "there is no hook '{}' in the configuration of this listener",
-                hook.name
             )));
         }
         let session = asked.session_id.as_deref().map(SessionId::parse).transpose()?;
@@ -182,6 +182,11 @@ impl Request {
             access,
             timeout_s: asked.timeout_s.map(|seconds| seconds.clamp(1, rules.timeout_s)),
             tags,
+            wishes: asked
+                .hooks
+                .into_iter()
+                .map(|Hook { name, enabled, .. }| Wish { name, enabled })
+                .collect(),
             correlation_ids,
         })
     }
@@ -351,7 +356,6 @@ mod tests {
             with("extra_args", json!(["--dangerously-skip-permissions"])),
             with("env", json!({"PATH": "/tmp"})),
             with("hooks", json!([{"name": "exec", "config": {"command": "rm -rf ~"}}])),
-            with("hooks", json!([{"name": "unknown"}])),
             with("cwd", json!("/etc")),
             with("cwd", json!("/work/link")),
             with("cwd", json!("/work/../etc")),

@@ -1,6 +1,10 @@
 //! Puts intake, workers and publisher together, takes up what was broken off, and ends them in order.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -12,6 +16,7 @@ use super::{Listener, OnOrphan, intake::take_in, publisher::publish, worker};
 use crate::{
     agents::{
         Class, Failure,
+        limits::Shut,
         orchestrator::{Holder, kill_leftovers},
         session::SessionId,
         store::{
@@ -37,12 +42,64 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) struct News {
     pub(super) jobs: Notify,
     pub(super) events: Notify,
+    /// There may be room for another prompt.
+    pub(super) room: Notify,
     rung: Mutex<Instant>,
+    busy: AtomicUsize,
+    shut: Mutex<BTreeMap<String, Shut>>,
+}
+
+/// A worker at work.
+pub(super) struct Busy<'a>(&'a News);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+        self.0.room.notify_one();
+    }
 }
 
 impl News {
     fn new() -> Self {
-        Self { jobs: Notify::new(), events: Notify::new(), rung: Mutex::new(Instant::now()) }
+        Self {
+            jobs: Notify::new(),
+            events: Notify::new(),
+            room: Notify::new(),
+            rung: Mutex::new(Instant::now()),
+            busy: AtomicUsize::new(0),
+            shut: Mutex::default(),
+        }
+    }
+
+    /// A worker begins.
+    pub(super) fn begin(&self) -> Busy<'_> {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(self)
+    }
+
+    /// Workers at work.
+    pub(super) fn busy(&self) -> usize {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Agents whose gates were shut when work was looked for last. What has changed is logged.
+    pub(super) fn gates_are_shut(&self, shut: BTreeMap<String, Shut>) {
+        let mut known = self.shut.lock();
+        let is_new =
+            |(name, shut): &(&String, &Shut)| known.get(*name).is_none_or(|known| known.why != shut.why);
+        for (provider, Shut { why, until }) in shut.iter().filter(is_new) {
+            let until = until.map(tracing::field::display);
+            info!(provider, reason = why.name(), until, "prompts for an agent wait");
+        }
+        if *known != shut {
+            *known = shut;
+            self.room.notify_one();
+        }
+    }
+
+    /// Their names.
+    pub(super) fn shut(&self) -> BTreeSet<String> {
+        self.shut.lock().keys().cloned().collect()
     }
 
     pub(super) fn ring(&self) {

@@ -17,11 +17,12 @@ use super::*;
 use crate::{
     agents::{
         Access, Thread,
+        limits::{Gate, Shut},
         orchestrator::Holder,
         session::{Begin, Input, Session, SessionId, State},
         store::{
             SharedStore,
-            journal::{Accepted, Counts, Message, NewJob},
+            journal::{Accepted, Counts, Doorkeeper, Message, NewJob},
             redis::{RedisOptions, RedisStore, testing::Server},
             sqlite::{SqliteOptions, SqliteStore},
             testkit,
@@ -30,11 +31,22 @@ use crate::{
         testing::Shell,
     },
     bus::{
-        Body, Event, Lane, Pattern, Publish, Query, QueueSpec, Selection, SystemClock,
+        Body, Clock, Event, Lane, Pattern, Publish, Query, QueueSpec, Selection, SystemClock,
         event::{Stamp, registry},
         memory::{MemoryBus, MemoryOptions},
     },
 };
+
+mod limits;
+
+/// All gates are open.
+struct Open;
+
+impl Doorkeeper for Open {
+    fn ask(&self, _: &str, _: &mut Gate, _: usize) -> (Result<(), Shut>, Option<Event>) {
+        (Ok(()), None)
+    }
+}
 
 /// `sh ./agent THREAD` with the prompt on standard input.
 fn shell() -> Shell {
@@ -62,11 +74,12 @@ struct Bench {
 }
 
 async fn file(folder: &Path) -> Arc<SqliteStore> {
-    let options = SqliteOptions {
-        path: folder.join("sessions.db"),
-        patience: Duration::from_secs(60),
-        clock: Arc::new(SystemClock),
-    };
+    file_with(folder, Arc::new(SystemClock)).await
+}
+
+async fn file_with(folder: &Path, clock: Arc<dyn Clock>) -> Arc<SqliteStore> {
+    let options =
+        SqliteOptions { path: folder.join("sessions.db"), patience: Duration::from_secs(60), clock };
     Arc::new(SqliteStore::open(options, Vault::new(testkit::ring())).await.unwrap())
 }
 
@@ -107,6 +120,7 @@ impl Bench {
                     timeout_s: 600,
                 },
                 workers: 3,
+                bounds: BTreeMap::new(),
                 attempts: NonZeroU32::new(3).unwrap(),
                 backoff: Backoff { base: Duration::from_millis(1), cap: Duration::from_millis(5) },
                 on_orphan: OnOrphan::Resume,
@@ -381,6 +395,7 @@ async fn orphan(bench: &Bench, name: &str) {
         access: Access::Plan,
         timeout_s: None,
         tags: Vec::new(),
+        wishes: Vec::new(),
         correlation_ids: vec![Uuid::now_v7()],
     };
     let message = Message { event: json!({}), request, history: Vec::new(), was_broken_off: false };
@@ -388,7 +403,7 @@ async fn orphan(bench: &Bench, name: &str) {
     let job = NewJob { key: &key, hash: &hash, session: name, message: &message };
     assert_eq!(bench.listener.journal.accept(&job).await.unwrap(), Accepted::New);
     let dead = Holder { started_ticks: Some(1), ..Holder::here() }.to_text();
-    let job = bench.listener.journal.claim(&dead).await.unwrap().unwrap();
+    let job = bench.listener.journal.claim(&dead, &Open).await.unwrap().job.unwrap();
     let directory = bench.folder.path().canonicalize().unwrap().display().to_string();
     let now = bench.listener.orchestrator.clock.now();
     let mut session = Session::new(testkit::id(name), "shell", &directory, now);

@@ -7,11 +7,12 @@ use std::{
 };
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Listener, Wanted, retry, run::News};
+use super::{Listener, Wanted, gates, retry, run::News};
 use crate::{
     agents::{
         Class, Failure, Limits, Outcome, Output, Provider, Surroundings, Turn, Usage,
@@ -54,14 +55,21 @@ pub(super) async fn work(
 ) {
     let holder = listener.orchestrator.holder.to_text();
     while !stop.is_cancelled() {
-        match listener.journal.claim(&holder).await {
+        // Before it is claimed, so that no more is taken in meanwhile.
+        let busy = news.begin();
+        match claim(listener, news, &holder).await {
             Ok(Some(job)) => {
                 work_on(listener, job, news, halt).await;
+                drop(busy);
                 // Its session's next prompt may begin now.
                 news.ring();
             }
-            Ok(None) => wait(listener, news, stop).await,
+            Ok(None) => {
+                drop(busy);
+                wait(listener, news, stop).await;
+            }
             Err(error) => {
+                drop(busy);
                 warn!(%error, "cannot look for work");
                 tokio::select! {
                     () = stop.cancelled() => {}
@@ -70,6 +78,13 @@ pub(super) async fn work(
             }
         }
     }
+}
+
+async fn claim(listener: &Listener, news: &News, holder: &str) -> Result<Option<Job>, StoreError> {
+    let keeper = gates::Keeper::new(listener).await?;
+    let claim = listener.journal.claim(holder, &keeper).await?;
+    news.gates_are_shut(claim.shut);
+    Ok(claim.job)
 }
 
 /// Until there may be something to do.
@@ -86,7 +101,7 @@ async fn wait(listener: &Listener, news: &News, stop: &CancellationToken) {
 }
 
 async fn work_on(listener: &Listener, job: Job, news: &News, halt: &CancellationToken) {
-    let key = job.key.clone();
+    let (key, name) = (job.key.clone(), job.message.request.provider.clone());
     let prepared = prepare(listener, &job).await;
     let (provider, session) = match prepared {
         Ok(Ok(prepared)) => prepared,
@@ -105,6 +120,7 @@ async fn work_on(listener: &Listener, job: Job, news: &News, halt: &Cancellation
             narrator: Narrator::new(subject, listener.source.clone()),
             pending: Vec::new(),
             left_out: 0,
+            limited_until: None,
             plan: None,
         }),
     };
@@ -131,10 +147,19 @@ async fn work_on(listener: &Listener, job: Job, news: &News, halt: &Cancellation
         result = working => result,
         () = flushing => return,
     };
+    recorder.tell_limit().await;
     let job = recorder.state.into_inner().job;
     let outcome = match result {
-        Ok(done) => done.stored,
-        Err(error) => after_error(listener, job, error).await,
+        Ok(done) => {
+            gates::tell(listener, &name, done.outcome.verdict.as_ref().copied()).await;
+            done.stored
+        }
+        Err(error) => {
+            // Whoever was let through says that nothing came of it.
+            let nothing = Failure::new(Class::Cancelled, "it did not begin");
+            gates::tell(listener, &name, Err(&nothing)).await;
+            after_error(listener, job, error).await
+        }
     };
     settled(&key, outcome);
 }
@@ -210,6 +235,7 @@ fn order(job: &Job, session: &Session) -> Order {
         run: job.run,
         correlation_ids: request.correlation_ids.clone(),
         attempt: job.attempt,
+        wishes: request.wishes.clone(),
         when_busy: WhenBusy::Fail,
         when_lost: WhenLost::Fail,
         shares_directory: false,
@@ -237,6 +263,11 @@ async fn after_error(listener: &Listener, job: Job, error: OrderError) -> Result
         OrderError::Refused(Refusal::Ended { .. }) => {
             give_up(listener, job, &Failure::new(Class::InvalidRequest, error.to_string())).await
         }
+        // The day's, which was used up since the gate let it through: the gate knows when it goes on.
+        OrderError::Budget(failure) if failure.retry_after.is_some() => {
+            put_off(listener, job, Duration::ZERO, &failure.message).await
+        }
+        OrderError::Budget(failure) => give_up(listener, job, &failure).await,
         OrderError::NoSession(_) => {
             give_up(listener, job, &Failure::new(Class::SessionNotFound, error.to_string())).await
         }
@@ -256,7 +287,7 @@ async fn after_error(listener: &Listener, job: Job, error: OrderError) -> Result
 /// Later, as if nothing had been tried.
 async fn put_off(listener: &Listener, job: Job, wait: Duration, why: &str) -> Result<(), StoreError> {
     tracing::debug!(key = job.key, why, ?wait, "a prompt waits");
-    let not_before = listener.orchestrator.clock.now().checked_add(wait).unwrap_or(jiff::Timestamp::MAX);
+    let not_before = listener.orchestrator.clock.now().checked_add(wait).unwrap_or(Timestamp::MAX);
     listener.journal.end(&job, None, (End::Again { not_before, counts: false }, &[])).await.map(drop)
 }
 
@@ -335,7 +366,7 @@ fn obituary(listener: &Listener, job: &Job, failure: &Failure) -> Event {
     event
 }
 
-fn stamp(listener: &Listener) -> Stamp {
+pub(super) fn stamp(listener: &Listener) -> Stamp {
     Stamp { at: listener.orchestrator.clock.now(), ..Stamp::now() }
 }
 
@@ -352,6 +383,8 @@ struct State {
     narrator: Narrator,
     pending: Vec<Event>,
     left_out: u64,
+    /// Until when the agent's service answers no more, if it has just said so.
+    limited_until: Option<Timestamp>,
     /// What was decided, once: the end of a turn may be stored in more than one attempt.
     plan: Option<Arc<Plan>>,
 }
@@ -371,6 +404,9 @@ impl std::fmt::Debug for JobRecorder<'_> {
 impl JobRecorder<'_> {
     fn hear(&self, output: &Output) {
         let mut state = self.state.lock();
+        if let Output::RateLimited { is_reached: true, resets_at: Some(until) } = output {
+            state.limited_until = Some(*until);
+        }
         let events = state.narrator.output(output, || stamp(self.listener));
         state.pending.extend(events);
         let surplus = state.pending.len().saturating_sub(MAX_PENDING);
@@ -380,8 +416,20 @@ impl JobRecorder<'_> {
         }
     }
 
+    /// Tells the agent's gate of a limit that is reached.
+    async fn tell_limit(&self) {
+        let (provider, until) = {
+            let mut state = self.state.lock();
+            (state.job.message.request.provider.clone(), state.limited_until.take())
+        };
+        if let Some(until) = until {
+            gates::limited(self.listener, &provider, until).await;
+        }
+    }
+
     /// Writes what was said to the journal.
     async fn flush(&self, news: &News) {
+        self.tell_limit().await;
         let (key, events) = {
             let mut state = self.state.lock();
             (state.job.key.clone(), std::mem::take(&mut state.pending))

@@ -18,8 +18,9 @@ use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 
 use super::{
-    Outcome, Turn,
+    Failure, Outcome, Turn,
     errand::Workspace,
+    hooks::Wish,
     session::{Refusal, Session, SessionId},
     store::{SharedStore, StoreError},
 };
@@ -56,6 +57,8 @@ pub struct Order {
     pub correlation_ids: Vec<Uuid>,
     /// How often it was tried, this time included.
     pub attempt: u32,
+    /// Which hooks are switched on and off for it.
+    pub wishes: Vec<Wish>,
     /// Somebody else works on the session or in the directory.
     pub when_busy: WhenBusy,
     /// The agent has lost the conversation.
@@ -114,6 +117,9 @@ pub enum OrderError {
     /// The session does not take a turn now.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// There is no money left for it.
+    #[error("{}", .0.message)]
+    Budget(Failure),
     /// There is no such session.
     #[error("there is no session {0}; `godctl agent sessions list` shows those that there are")]
     NoSession(SessionId),

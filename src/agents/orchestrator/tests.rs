@@ -98,6 +98,7 @@ impl Bench {
             run: Uuid::now_v7(),
             correlation_ids: vec![Uuid::now_v7()],
             attempt: 1,
+            wishes: Vec::new(),
             when_busy: WhenBusy::Fail,
             when_lost: WhenLost::Fail,
             shares_directory: false,

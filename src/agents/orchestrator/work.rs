@@ -1,5 +1,6 @@
 //! One turn of a session, from the lease to the record.
 
+use jiff::tz::TimeZone;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -7,6 +8,7 @@ use uuid::Uuid;
 use super::{
     super::{
         Class, Failure, Mark, Message, NativeId, Outcome, Output, Provider, Role, Surroundings, Turn, Usage,
+        budgets::{Spent, Today, day_of},
         errand::{self, Customs, Errand},
         prices::Cost,
         session::{Begin, CostSource, Input, Session, Source, TurnRecord, WORKTREE},
@@ -17,6 +19,7 @@ use super::{
     leases::Leases,
     saving::{Desk, Ending},
 };
+use crate::config::Usd;
 
 /// Turns of which an agent that remembers nothing is told again; it takes what fits into its context, from the end.
 const HISTORY_TURNS: u64 = 500;
@@ -75,7 +78,7 @@ impl Orchestrator {
         let mut run = order.run;
         let mut may_begin_anew = order.when_lost == WhenLost::New;
         loop {
-            let (desk, turn) = self.begin(scene.provider, order, leases, run).await?;
+            let (desk, turn) = self.begin(scene, order, leases, run).await?;
             let errand::Done { outcome, cost, workspace } =
                 self.watch(scene, order, (&desk, turn, run), leases, (stop, say)).await?;
             let Some((turn_record, mut usage)) = desk.end(&outcome, &order.turn.prompt, self) else {
@@ -113,13 +116,14 @@ impl Orchestrator {
     /// Opens the turn in the store. A turn that somebody left open is closed first, and what is left of it killed.
     async fn begin(
         &self,
-        provider: &dyn Provider,
+        Scene { provider, customs, .. }: Scene<'_>,
         order: &Order,
         leases: &Leases,
         run: Uuid,
     ) -> Result<(Desk, Turn), OrderError> {
         loop {
             let Stored { mut session, version, .. } = self.look_up(order).await?;
+            let most = self.budget(customs, &session).await?;
             if let Some(open) = session.run.clone() {
                 let groups = kill_leftovers(&open).await;
                 tracing::warn!(session = %session.id, run = %open.id, groups, "closed a turn that was left open");
@@ -137,7 +141,8 @@ impl Orchestrator {
             session.step(Input::Begin(begin), self.clock.now())?;
             match self.change(&session, version, leases).await {
                 Ok(version) => {
-                    let turn = Turn { thread, history, ..order.turn.clone() };
+                    let budget_usd = order.turn.budget_usd.into_iter().chain(most).min_by(f64::total_cmp);
+                    let turn = Turn { thread, history, budget_usd, ..order.turn.clone() };
                     return Ok((Desk::new(session, version), turn));
                 }
                 Err(StoreError::Conflict { .. }) => {}
@@ -145,6 +150,22 @@ impl Orchestrator {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// What the next turn of a session may cost, if there is a limit. An error if there is nothing left.
+    async fn budget(&self, customs: &Customs, session: &Session) -> Result<Option<f64>, OrderError> {
+        let (budgets, provider) = (&customs.budgets, &session.provider);
+        let spent = Spent::from(&session.totals);
+        budgets.admit_session(provider, spent).map_err(OrderError::Budget)?;
+        let today = if budgets.have_days() {
+            let now = self.clock.now().to_zoned(TimeZone::system());
+            let today = Today::of(&self.store.usage(Some(day_of(&now).0)).await?);
+            budgets.admit_today(provider, &today, &now).map_err(OrderError::Budget)?;
+            today
+        } else {
+            Today::default()
+        };
+        Ok(budgets.of_turn(provider, spent, &today).map(Usd::dollars))
     }
 
     /// What was said before, for an agent that remembers nothing itself. Turns that failed were never answered.
@@ -209,7 +230,7 @@ impl Orchestrator {
         let errand = Errand {
             provider: scene.provider,
             customs: scene.customs,
-            wishes: &[],
+            wishes: &order.wishes,
             has_worktree: desk.session().extra.contains_key(WORKTREE),
             session_id: order.session.as_str(),
             source: scene.source.name(),

@@ -2,11 +2,20 @@
 //! must still be published. Always SQLite, in the file of the sessions where those are there too, so that the end of a
 //! turn, the end of its job and the events about both are one transaction.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{super::listener::Request, Change, StoreError, Version, sqlite::SqliteStore};
+use super::{
+    super::{
+        limits::{Gate, Shut},
+        listener::Request,
+    },
+    Change, StoreError, Version,
+    sqlite::SqliteStore,
+};
 use crate::bus::Event;
 
 /// A prompt as it is kept.
@@ -76,6 +85,31 @@ pub struct Job {
     pub message: Message,
 }
 
+/// Decides whether a turn of an agent may begin.
+pub trait Doorkeeper: Sync {
+    /// Asks the gate of an agent that works on so many turns of this machine already; with what is to be published
+    /// about it.
+    fn ask(&self, provider: &str, gate: &mut Gate, running: usize) -> (Result<(), Shut>, Option<Event>);
+}
+
+/// What came of looking for work.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Claim {
+    /// What is to be worked on.
+    pub job: Option<Job>,
+    /// Agents that work waits for, and why.
+    pub shut: BTreeMap<String, Shut>,
+}
+
+/// How many prompts wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Waiting {
+    /// Those that a worker could begin with now.
+    pub claimable: usize,
+    /// All of them.
+    pub all: usize,
+}
+
 /// How work on a job ends, or goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -136,13 +170,41 @@ impl Journal {
         self.file.accept_job(job).await
     }
 
-    /// Takes the oldest prompt whose time has come and whose session nobody works for, one at a time and in order for
-    /// each session.
+    /// Takes the oldest prompt whose time has come, whose session nobody works for, and whose agent's gate is open; one
+    /// at a time and in order for each session.
     ///
     /// # Errors
     /// A broken file.
-    pub async fn claim(&self, holder: &str) -> Result<Option<Job>, StoreError> {
-        self.file.claim_job(holder).await
+    pub async fn claim(&self, holder: &str, doorkeeper: &dyn Doorkeeper) -> Result<Claim, StoreError> {
+        self.file.claim_job(holder, doorkeeper).await
+    }
+
+    /// How many prompts wait. Those of agents whose gates are shut cannot be claimed.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn waiting(&self, shut: &BTreeSet<String>) -> Result<Waiting, StoreError> {
+        self.file.waiting_jobs(shut).await
+    }
+
+    /// Changes an agent's gate, and keeps the events about that.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn change_gate(
+        &self,
+        provider: &str,
+        change: &(dyn Fn(&mut Gate) -> Vec<Event> + Sync),
+    ) -> Result<(), StoreError> {
+        self.file.change_gate(provider, change).await
+    }
+
+    /// All gates, by agent.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn gates(&self) -> Result<BTreeMap<String, Gate>, StoreError> {
+        self.file.all_gates().await
     }
 
     /// When the next prompt's time comes, of those that wait for it.

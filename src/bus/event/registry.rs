@@ -17,6 +17,7 @@ use super::{
             AgentError, AgentPromptFailed, AgentResponse, AgentSessionEnded, AgentSessionStarted,
             AgentThinking, AgentToolCompleted, AgentToolInvoked,
         },
+        provider::{ProviderCircuitClosed, ProviderCircuitOpened, ProviderPaused},
     },
     read,
 };
@@ -57,7 +58,7 @@ macro_rules! info {
 const VOICE_INFO: TypeInfo =
     info!(VoiceTranscription, "voice.transcription.completed", "An utterance was transcribed");
 
-static KNOWN: [TypeInfo; 20] = [
+static KNOWN: [TypeInfo; 23] = [
     VOICE_INFO,
     TypeInfo { name: VOICE_ALIAS, ..VOICE_INFO },
     info!(AgentPrompt, "agent.prompt", "Work for an agent"),
@@ -69,6 +70,12 @@ static KNOWN: [TypeInfo; 20] = [
     info!(AgentResponse, "agent.response.completed", "An agent has answered a prompt"),
     info!(AgentError, "agent.error", "An agent has failed to answer a prompt"),
     info!(AgentSessionEnded, "agent.session.ended", "An agent has ended its work on a prompt"),
+    info!(
+        ProviderCircuitOpened,
+        "agent.provider.circuit.opened", "An agent keeps failing, and gets no turns"
+    ),
+    info!(ProviderCircuitClosed, "agent.provider.circuit.closed", "An agent gets turns again"),
+    info!(ProviderPaused, "agent.provider.paused", "An agent gets no turns until a time"),
     info!(CircuitOpened, "bus.circuit.opened", "A broker is away; events go to the outbox"),
     info!(CircuitClosed, "bus.circuit.closed", "A broker is back"),
     info!(OutboxRefused, "bus.outbox.refused", "The outbox is full; events were refused"),
@@ -280,6 +287,9 @@ mod tests {
             payload::<AgentToolCompleted>(),
             payload::<AgentResponse>(),
             payload::<AgentError>(),
+            payload::<ProviderCircuitOpened>(),
+            payload::<ProviderCircuitClosed>(),
+            payload::<ProviderPaused>(),
         ];
         let update = std::env::var_os("UPDATE_SCHEMAS").is_some();
         let mut expected = BTreeSet::new();

@@ -16,7 +16,7 @@ use crate::{
     agents::{
         Access, Groups, Limits,
         errand::Customs,
-        listener::{Backoff, ListenError, Listener, OnOrphan, Rules, Settings, TELEMETRY, listen},
+        listener::{Backoff, ListenError, Listener, OnOrphan, Rules, Settings, TELEMETRY, bounds, listen},
         providers::Roster,
         store::open,
     },
@@ -164,6 +164,7 @@ fn settings(args: &Args, context: &Context, agents: &Roster) -> anyhow::Result<S
             timeout_s: context.config.agents.timeout_s,
         },
         workers: args.workers.map_or(config.workers, usize::from),
+        bounds: bounds(&context.config.agents.limits),
         attempts,
         backoff: Backoff::default(),
         on_orphan: args.on_orphan,

@@ -86,6 +86,7 @@ pub(super) fn with_exit_code(error: anyhow::Error) -> anyhow::Error {
         match cause.downcast_ref::<OrderError>() {
             Some(OrderError::Busy { .. }) => Some(Exit::TryLater),
             Some(OrderError::Stopped(_)) => Some(Exit::Interrupted),
+            Some(OrderError::Budget(failure)) => failure.retry_after.map(|_| Exit::TryLater),
             Some(OrderError::Store(error)) => of_store(error),
             _ => cause.downcast_ref::<StoreError>().and_then(of_store),
         }

@@ -34,7 +34,7 @@ impl SqliteStore {
         Ok(self.vault.seal(job_place(key), &json)?)
     }
 
-    fn job(&self, row: &SqliteRow) -> Result<Job, StoreError> {
+    pub(super) fn job(&self, row: &SqliteRow) -> Result<Job, StoreError> {
         let (key, session, run): (String, String, String) = (row.get(0), row.get(1), row.get(2));
         let (attempt, holder, sealed): (i64, String, Vec<u8>) = (row.get(3), row.get(4), row.get(5));
         let opened = self.vault.open(job_place(&key), &sealed)?;
@@ -66,11 +66,13 @@ impl SqliteStore {
             });
         }
         sqlx::query(
-            "INSERT INTO inbox(key, hash, session, status, updated, sealed) VALUES (?, ?, ?, 'ready', ?, ?)",
+            "INSERT INTO inbox(key, hash, session, provider, status, updated, sealed)
+             VALUES (?, ?, ?, ?, 'ready', ?, ?)",
         )
         .bind(job.key)
         .bind(job.hash)
         .bind(job.session)
+        .bind(&job.message.request.provider)
         .bind(now)
         .bind(sealed)
         .execute(&mut *transaction)
@@ -78,34 +80,6 @@ impl SqliteStore {
         .map_err(failed)?;
         transaction.commit().await.map_err(failed)?;
         Ok(Accepted::New)
-    }
-
-    pub(in super::super) async fn claim_job(&self, holder: &str) -> Result<Option<Job>, StoreError> {
-        let failed = |error| self.failed("claim a job in", &error);
-        let now = millis(self.clock.now());
-        let mut guard = self.connection.lock().await;
-        let connection = self.open_one(&mut guard)?;
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        let row = sqlx::query(
-            "UPDATE inbox SET status = 'running', attempt = attempt + 1, run = ?1, holder = ?2, updated = ?3
-             WHERE seq = (
-                SELECT a.seq FROM inbox a
-                WHERE a.status = 'ready' AND a.not_before <= ?3 AND NOT EXISTS (
-                    SELECT 1 FROM inbox b
-                    WHERE b.session = a.session AND b.status IN ('ready', 'running')
-                        AND (b.seq < a.seq OR b.status = 'running'))
-                ORDER BY a.seq LIMIT 1)
-             RETURNING key, session, run, attempt, holder, sealed",
-        )
-        .bind(Uuid::now_v7().to_string())
-        .bind(holder)
-        .bind(now)
-        .fetch_optional(&mut *transaction)
-        .await
-        .map_err(failed)?;
-        let job = row.map(|row| self.job(&row)).transpose()?;
-        transaction.commit().await.map_err(failed)?;
-        Ok(job)
     }
 
     pub(in super::super) async fn next_job_due(&self) -> Result<Option<Timestamp>, StoreError> {
@@ -196,7 +170,7 @@ impl SqliteStore {
         transaction.commit().await.map_err(failed)
     }
 
-    async fn put_events(
+    pub(super) async fn put_events(
         &self,
         connection: &mut SqliteConnection,
         key: &str,

@@ -10,7 +10,7 @@ pub(super) const FORMAT: Format =
 /// `sessions.change_id` is the last change, so that it is not made twice. A row of `leases` stays when its lease is given
 /// back, for the next one's number must be larger. `inbox` and `outbox` are the journal of `agent listen`: prompts that
 /// were accepted, and events to be published (`sent` is 0 until they are); `buried` are events that went to the dead
-/// letters.
+/// letters; `gates` say whether an agent may begin another turn (JSON of `limits::Gate`).
 const VERSION_1: &str = "
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 
@@ -64,6 +64,7 @@ CREATE TABLE inbox(
     key TEXT NOT NULL UNIQUE,
     hash TEXT NOT NULL,
     session TEXT NOT NULL,
+    provider TEXT NOT NULL,
     status TEXT NOT NULL,
     attempt INTEGER NOT NULL DEFAULT 0,
     run TEXT NOT NULL DEFAULT '',
@@ -73,6 +74,7 @@ CREATE TABLE inbox(
     sealed BLOB NOT NULL
 );
 CREATE INDEX inbox_by_status ON inbox(status, seq);
+CREATE INDEX inbox_by_provider ON inbox(provider, status);
 CREATE INDEX inbox_by_session ON inbox(session, status, seq);
 
 CREATE TABLE outbox(
@@ -86,6 +88,8 @@ CREATE TABLE outbox(
 );
 CREATE INDEX outbox_unsent ON outbox(seq) WHERE sent = 0;
 CREATE INDEX outbox_by_key ON outbox(key);
+
+CREATE TABLE gates(provider TEXT PRIMARY KEY, gate TEXT NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE buried(event_id TEXT PRIMARY KEY) WITHOUT ROWID;
 ";
