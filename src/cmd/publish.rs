@@ -98,6 +98,7 @@ pub(super) struct Voice {
     source: Source,
     alias: Option<EventType>,
     tags: Vec<String>,
+    target: Option<String>,
 }
 
 impl Voice {
@@ -109,7 +110,13 @@ impl Voice {
             source: Source::here(APP, kind),
             alias: alias.filter(|alias| alias.as_str() != registry::VOICE),
             tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
+            target: None,
         }
+    }
+
+    /// Meant for this one, and nobody else.
+    pub(super) fn meant_for(self, target: &str) -> Self {
+        Self { target: Some(target.to_owned()), ..self }
     }
 
     /// The event, and the same under its other name.
@@ -122,7 +129,7 @@ impl Voice {
             session_id: ids::normalise(session),
             is_final: true,
             utterance_id: format!("{session}/{}", utterance.index + 1),
-            target: None,
+            target: self.target.clone(),
             audio_metadata: AudioMetadata {
                 duration_seconds: thousandths((utterance.end - utterance.start).max(0.0)),
                 sample_rate: SAMPLE_RATE_HZ,

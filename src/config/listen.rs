@@ -1,6 +1,6 @@
 //! `listen`: how prompts from the bus are worked on.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,18 @@ pub struct AgentListen {
     pub attempts: u32,
     /// Seconds that turns may go on once a stop was asked for.
     pub drain_s: u64,
+    /// The words that call agents, where utterances are prompts (`agent listen --voice`).
+    pub voice_prefix: String,
+    /// Who works on spoken prompts that name nobody.
+    pub voice_provider: String,
+    /// What agents are called when they are spoken of, beside their own names.
+    pub voice_names: BTreeMap<String, String>,
+    /// What a spoken prompt may be allowed without being confirmed.
+    pub voice_access: MaxAccess,
+    /// The words at the end of a spoken prompt that allow it more than that, up to `access`.
+    pub voice_confirm: String,
+    /// Seconds after which an utterance that nobody has heard is not worked on.
+    pub voice_max_age_s: u64,
 }
 
 /// `listen.access`.
@@ -51,6 +63,12 @@ impl Default for AgentListen {
             access: MaxAccess::Edit,
             attempts: 3,
             drain_s: 30,
+            voice_prefix: "computer".to_owned(),
+            voice_provider: "claude".to_owned(),
+            voice_names: BTreeMap::new(),
+            voice_access: MaxAccess::Default,
+            voice_confirm: "confirm full access".to_owned(),
+            voice_max_age_s: 300,
         }
     }
 }
@@ -69,6 +87,22 @@ impl AgentListen {
         )?;
         rule((1..=100).contains(&self.attempts), "listen.attempts", "want 1 to 100".to_owned())?;
         rule(self.drain_s <= 86_400, "listen.drain_s", "want seconds from 0 to 86400, a day".to_owned())?;
+        let says_something = |text: &str| text.chars().any(char::is_alphanumeric);
+        rule(
+            says_something(&self.voice_confirm),
+            "listen.voice_confirm",
+            "want words that can be said".to_owned(),
+        )?;
+        rule(
+            self.voice_names.keys().all(|name| says_something(name)),
+            "listen.voice_names",
+            "want words that can be said".to_owned(),
+        )?;
+        rule(
+            (1..=86_400).contains(&self.voice_max_age_s),
+            "listen.voice_max_age_s",
+            "want seconds from 1 to 86400, a day".to_owned(),
+        )?;
         let is_plain = self.roots.iter().all(|root| root.is_absolute());
         rule(is_plain, "listen.roots", "want absolute directories; ~ is for shells".to_owned())
     }

@@ -35,6 +35,22 @@ fn the_demo_transcribes_its_recordings_and_ends_with_its_figures() {
     if cfg!(target_os = "linux") {
         assert!(summary["rss_mb"].as_u64().is_some_and(|memory| memory > 0), "{last}");
     }
+    // The command has reached an agent, which repeats it.
+    let answer = &summary["events"]["answer"];
+    assert_eq!(answer["provider"], "echo", "{last}");
+    let asked = answer["response"].as_str().unwrap();
+    assert!(ran.stdout.contains(&format!("\"computer {asked}\"")), "{}", ran.stdout);
+    let told = home.godctl(&["bus", "export", "--bind", "agent.response.completed"]).stdout;
+    let event: serde_json::Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
+    let correlation = &event["correlation_ids"][0];
+    assert_eq!(
+        (&event["payload"]["response"], correlation),
+        (&answer["response"], &answer["correlation_id"])
+    );
+    let said = home.godctl(&["bus", "export", "--bind", "voice.transcription.completed"]).stdout;
+    assert!(said.contains(correlation.as_str().unwrap()), "{said}");
+    let queues = home.godctl(&["bus", "queues", "--json"]).stdout;
+    assert!(!queues.contains("godctl.demo"), "left behind: {queues}");
     // Plain lines, because nobody looks at a pipe.
     let captions: Vec<_> = ran.stdout.lines().filter(|line| line.starts_with("demo1  ")).collect();
     assert!(captions.first().is_some_and(|line| line.contains("claude session")), "{}", ran.stdout);

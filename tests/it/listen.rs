@@ -159,6 +159,58 @@ fn prompts_over_rabbitmq_are_answered_once_and_what_is_no_prompt_dies_with_its_r
     assert_eq!(office.told("agent.response.completed").len(), 6);
 }
 
+/// What somebody said, as its payload.
+fn said(number: u32, text: &str) -> Value {
+    json!({
+        "text": text,
+        "timestamp": "2026-11-21T10:00:00Z",
+        "source": "godctl-asr",
+        "session_id": "019d2b61-7c3e-7a51-9b2c-3d4e5f607182",
+        "is_final": true,
+        "utterance_id": format!("mic/{number}"),
+        "audio_metadata": {"duration_seconds": 1.5, "sample_rate": 16000, "channels": 1, "format": "pcm", "model": "tiny"},
+        "context": {"device_type": "desktop", "tags": []},
+    })
+}
+
+#[test]
+fn whole_utterances_are_prompts_for_who_is_named_and_fragments_and_telemetry_are_not() {
+    let office = Office::new(&[]);
+    let desk = &office.desk;
+    desk.agent("claude", &ANSWER.replace("WAIT", ""));
+    let voice = "voice.transcription.completed";
+    // A first round makes the queues, so that nothing is said before anybody listens.
+    let flags = ["--voice", "--voice-provider", "echo", "--idle", "0s"];
+    assert_eq!(office.listen(&flags).0.wait().unwrap().code(), Some(0));
+    let speak =
+        |event_type: &str, payload: &Value| office.run(&["bus", "publish", event_type, &payload.to_string()]);
+    speak(voice, &said(1, "Computer, what is new?"));
+    speak("transcription.voice.completed", &said(1, "Computer, what is new?"));
+    speak(voice, &said(2, "ask Claude to count the files"));
+    let mut fragment = said(3, "delete every");
+    fragment["is_final"] = json!(false);
+    speak(voice, &fragment);
+    speak("agent.thread.prompt", &json!({"prompt": "typed elsewhere", "provider": "echo"}));
+    speak(voice, &said(4, "ask echo with full access to clean up"));
+    let mut for_others = said(5, "turn on the light");
+    for_others["target"] = json!("kitchen");
+    speak(voice, &for_others);
+    let listener = office.listen(&["--voice", "--voice-provider", "echo"]);
+    let answers = office.until_told("agent.response.completed", 2);
+    let refused = office.until_told("agent.voice.refused", 1);
+    ends_in_order(listener);
+    assert_eq!(office.told("agent.response.completed").len(), 2, "each once");
+    let of = |provider: &str| answers.iter().find(|event| event["payload"]["provider"] == provider).unwrap();
+    assert_eq!(of("echo")["payload"]["response"], "what is new?");
+    assert_eq!(of("claude")["payload"]["prompt"], "count the files");
+    let heard = office.told(voice);
+    assert_eq!(of("claude")["correlation_ids"][0], heard[1]["event_id"]);
+    let reason = refused[0]["payload"]["reason"].as_str().unwrap();
+    assert!(reason.contains("end with \"confirm full access\""), "{reason}");
+    // What one microphone hears is one conversation with each agent.
+    assert_eq!(office.sessions().len(), 2);
+}
+
 #[test]
 fn a_pattern_that_would_take_what_agents_say_is_refused() {
     let office = Office::new(&[]);

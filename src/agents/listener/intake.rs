@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::{Listener, Request, Wanted, run::News};
+use super::{
+    Listener, Request, Wanted,
+    run::News,
+    voice::{self, Heard},
+    worker::stamp,
+};
 use crate::{
     agents::{
         Class, Failure,
@@ -19,8 +24,12 @@ use crate::{
     bus::{
         Body, BusError, Delivery, Event, WorkQueue,
         event::{
-            self,
-            payload::{Payload as _, agent::AgentPromptFailed},
+            self, ids,
+            payload::{
+                Payload as _,
+                agent::{AgentPromptFailed, VoiceRefused},
+            },
+            registry,
         },
     },
 };
@@ -106,8 +115,29 @@ async fn settle(listener: &Listener, delivery: &Delivery, news: &News) -> Result
             return refuse(delivery, &failure).await;
         }
     };
-    let replayed;
-    let (event, replay) = if event.event_type.as_str() == AgentPromptFailed::TYPE {
+    let (replayed, spoken);
+    let (event, replay) = if let Some(rules) = listener.settings.voice.as_ref()
+        && voice::is_voice(event.event_type.as_str())
+    {
+        match rules.read(event, listener.orchestrator.clock.now()) {
+            Heard::Prompt(prompt) => spoken = prompt,
+            Heard::Nothing(why) => {
+                debug!(event = %event.event_id, why, "an utterance is no prompt");
+                return Ok(delivery.lease.ack().await?);
+            }
+            Heard::Refused(refused) => {
+                info!(reason = refused.reason, "a spoken prompt was refused");
+                let mut answer = registry::event(stamp(listener), listener.source.clone(), &refused);
+                answer.event_id = ids::deterministic(VoiceRefused::TYPE, &event.event_id.to_string());
+                answer.correlation_ids.clone_from(&event.correlation_ids);
+                answer.correlation_ids.push(event.event_id);
+                listener.journal.append(&event.event_id.to_string(), &[answer]).await?;
+                news.events.notify_one();
+                return Ok(delivery.lease.ack().await?);
+            }
+        }
+        (&*spoken, None)
+    } else if event.event_type.as_str() == AgentPromptFailed::TYPE {
         if event.payload.get("queue").and_then(serde_json::Value::as_str) != Some(&listener.settings.queue) {
             // It has died in another queue.
             return Ok(delivery.lease.ack().await?);

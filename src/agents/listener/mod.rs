@@ -22,6 +22,7 @@ mod retry;
 mod run;
 #[cfg(test)]
 mod tests;
+mod voice;
 mod worker;
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
@@ -36,7 +37,8 @@ use crate::bus::{SharedBus, event::Source};
 pub use gates::bounds;
 pub use request::{Request, Rules, TELEMETRY, Wanted};
 pub use retry::Backoff;
-pub use run::{ListenError, listen};
+pub use run::{ListenError, Queues, listen};
+pub use voice::VoiceRules;
 
 /// What a listener works with.
 #[derive(Debug)]
@@ -72,6 +74,8 @@ pub struct Settings {
     pub rules: Rules,
     /// Turns that are worked on at once.
     pub workers: usize,
+    /// How utterances are read, where they are prompts.
+    pub voice: Option<VoiceRules>,
     /// What each agent is allowed, by name.
     pub bounds: BTreeMap<String, Bounds>,
     /// Attempts at a prompt, the first included.
@@ -86,6 +90,14 @@ pub struct Settings {
     pub shares_directory: bool,
     /// End when nothing was to be done for so long.
     pub idle: Option<Duration>,
+}
+
+impl Settings {
+    /// The queue of what was said, beside that of what was written: who does not listen to voices does not get them.
+    #[must_use]
+    pub fn voice_queue(&self) -> String {
+        format!("{}.voice", self.queue)
+    }
 }
 
 /// What to do with a prompt whose attempt was broken off by the death of whoever worked on it.

@@ -7,7 +7,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::Listener;
-use crate::bus::Publish;
+use crate::{
+    agents::{
+        orchestrator::Holder,
+        store::{StoreError, journal::Unsent},
+    },
+    bus::{Event, Publish},
+};
 
 /// Events that are published in one go.
 const BATCH: usize = 64;
@@ -47,9 +53,27 @@ pub(super) async fn publish(listener: &Listener, news: &Notify, stop: &Cancellat
     }
 }
 
+/// The oldest events, unless another process of this machine is about to publish them.
+async fn take(listener: &Listener) -> Result<Vec<(i64, Event)>, StoreError> {
+    let me = listener.orchestrator.holder.to_text();
+    let mut dead = None;
+    loop {
+        match listener.journal.take_unsent(BATCH, &me, dead.as_deref()).await? {
+            Unsent::Ours(events) => return Ok(events),
+            Unsent::TakenBy(other) => {
+                let is_dead = Holder::parse(&other).is_none_or(|holder| holder.is_dead());
+                if !is_dead || dead.as_ref() == Some(&other) {
+                    return Ok(Vec::new());
+                }
+                dead = Some(other);
+            }
+        }
+    }
+}
+
 /// Publishes the oldest events; tells how many it has dealt with.
 async fn publish_some(listener: &Listener) -> Result<usize, String> {
-    let unsent = listener.journal.unsent(BATCH).await.map_err(|error| error.to_string())?;
+    let unsent = take(listener).await.map_err(|error| error.to_string())?;
     if unsent.is_empty() {
         return Ok(0);
     }

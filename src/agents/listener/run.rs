@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -110,6 +111,21 @@ impl News {
     }
 }
 
+/// Where prompts come from.
+#[derive(Clone, Copy)]
+pub struct Queues<'a> {
+    /// Those that were written.
+    pub prompts: &'a dyn WorkQueue,
+    /// Those that were spoken, where [`Settings::voice`](super::Settings::voice) says how to read them.
+    pub voice: Option<&'a dyn WorkQueue>,
+}
+
+impl fmt::Debug for Queues<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queues").field("hears_voices", &self.voice.is_some()).finish_non_exhaustive()
+    }
+}
+
 /// Why a listener could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -128,15 +144,21 @@ pub enum ListenError {
 /// [`ListenError`], when the queue or the journal is broken beyond what time mends.
 pub async fn listen(
     listener: &Listener,
-    queue: &dyn WorkQueue,
+    queues: Queues<'_>,
     stop: &CancellationToken,
 ) -> Result<(), ListenError> {
     take_up(listener).await?;
     let (stop, halt, quiet) = (stop.child_token(), CancellationToken::new(), CancellationToken::new());
     let news = News::new();
     let intake = async {
-        let result = take_in(listener, queue, &news, &stop).await;
+        let result = take_in(listener, queues.prompts, &news, &stop).await;
         // Without a queue there is nothing to wait for.
+        stop.cancel();
+        result
+    };
+    let ears = async {
+        let Some(queue) = queues.voice else { return Ok(()) };
+        let result = take_in(listener, queue, &news, &stop).await;
         stop.cancel();
         result
     };
@@ -183,10 +205,10 @@ pub async fn listen(
     };
     let publishing = publish(listener, &news.events, &quiet);
     let all = async {
-        let (result, (), (), (), ()) = tokio::join!(intake, working, draining, rounds, idling);
+        let (prompts, voice, (), (), (), ()) = tokio::join!(intake, ears, working, draining, rounds, idling);
         quiet.cancel();
         news.events.notify_one();
-        result
+        prompts.and(voice)
     };
     let last = async {
         quiet.cancelled().await;
@@ -203,9 +225,9 @@ pub async fn listen(
 
 /// Nothing waits: not in the queue, not in the journal.
 async fn has_nothing_to_do(listener: &Listener) -> bool {
-    let queue = &listener.settings.queue;
     let Ok(queues) = listener.bus.queues().await else { return false };
-    let waiting = queues.iter().filter(|info| info.name == *queue);
+    let ours = [listener.settings.queue.clone(), listener.settings.voice_queue()];
+    let waiting = queues.iter().filter(|info| ours.contains(&info.name));
     let waiting: u64 = waiting.map(|info| info.ready + info.leased.unwrap_or(0)).sum();
     let Ok(counts) = listener.journal.counts().await else { return false };
     waiting + counts.ready + counts.running + counts.unsent == 0

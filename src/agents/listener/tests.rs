@@ -120,6 +120,7 @@ impl Bench {
                     timeout_s: 600,
                 },
                 workers: 3,
+                voice: None,
                 bounds: BTreeMap::new(),
                 attempts: NonZeroU32::new(3).unwrap(),
                 backoff: Backoff { base: Duration::from_millis(1), cap: Duration::from_millis(5) },
@@ -154,7 +155,7 @@ impl Bench {
         let patterns = ["agent.prompt", "agent.prompt.failed"].map(|name| name.parse::<Pattern>().unwrap());
         let queue = self.listener.bus.queue(QueueSpec::new("agent.prompt", patterns.to_vec())).await.unwrap();
         let stop = CancellationToken::new();
-        let listening = Box::pin(listen(&self.listener, &*queue, &stop));
+        let listening = Box::pin(listen(&self.listener, Queues { prompts: &*queue, voice: None }, &stop));
         let (result, done) = tokio::join!(listening, async {
             let done = work.await;
             stop.cancel();

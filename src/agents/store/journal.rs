@@ -101,6 +101,15 @@ pub struct Claim {
     pub shut: BTreeMap<String, Shut>,
 }
 
+/// Events that are not published.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Unsent {
+    /// These are ours to publish, by their numbers, oldest first.
+    Ours(Vec<(i64, Event)>),
+    /// Another process is about to; as [`Holder::to_text`](super::super::orchestrator::Holder::to_text) says.
+    TakenBy(String),
+}
+
 /// How many prompts wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Waiting {
@@ -252,12 +261,18 @@ impl Journal {
         self.file.append_events(key, events).await
     }
 
-    /// Events that are not published, oldest first.
+    /// Takes the oldest events that are not published, to publish them; one process at a time does, so that they keep
+    /// their order and come once. `dead` is a taker that is known to be gone.
     ///
     /// # Errors
     /// A broken file.
-    pub async fn unsent(&self, limit: usize) -> Result<Vec<(i64, Event)>, StoreError> {
-        self.file.unsent_events(limit).await
+    pub async fn take_unsent(
+        &self,
+        limit: usize,
+        taker: &str,
+        dead: Option<&str>,
+    ) -> Result<Unsent, StoreError> {
+        self.file.take_unsent_events(limit, taker, dead).await
     }
 
     /// These are.

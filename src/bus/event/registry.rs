@@ -15,7 +15,7 @@ use super::{
         PartReady, PartStarted, PartStopped, Payload, VoiceTranscription,
         agent::{
             AgentError, AgentPromptFailed, AgentResponse, AgentSessionEnded, AgentSessionStarted,
-            AgentThinking, AgentToolCompleted, AgentToolInvoked,
+            AgentThinking, AgentToolCompleted, AgentToolInvoked, VoiceRefused,
         },
         provider::{ProviderCircuitClosed, ProviderCircuitOpened, ProviderPaused},
     },
@@ -58,7 +58,7 @@ macro_rules! info {
 const VOICE_INFO: TypeInfo =
     info!(VoiceTranscription, "voice.transcription.completed", "An utterance was transcribed");
 
-static KNOWN: [TypeInfo; 23] = [
+static KNOWN: [TypeInfo; 24] = [
     VOICE_INFO,
     TypeInfo { name: VOICE_ALIAS, ..VOICE_INFO },
     info!(AgentPrompt, "agent.prompt", "Work for an agent"),
@@ -74,6 +74,7 @@ static KNOWN: [TypeInfo; 23] = [
         ProviderCircuitOpened,
         "agent.provider.circuit.opened", "An agent keeps failing, and gets no turns"
     ),
+    info!(VoiceRefused, "agent.voice.refused", "Something was said to agents that is not worked on"),
     info!(ProviderCircuitClosed, "agent.provider.circuit.closed", "An agent gets turns again"),
     info!(ProviderPaused, "agent.provider.paused", "An agent gets no turns until a time"),
     info!(CircuitOpened, "bus.circuit.opened", "A broker is away; events go to the outbox"),
@@ -290,6 +291,7 @@ mod tests {
             payload::<ProviderCircuitOpened>(),
             payload::<ProviderCircuitClosed>(),
             payload::<ProviderPaused>(),
+            payload::<VoiceRefused>(),
         ];
         let update = std::env::var_os("UPDATE_SCHEMAS").is_some();
         let mut expected = BTreeSet::new();

@@ -16,7 +16,10 @@ use crate::{
     agents::{
         Access, Groups, Limits,
         errand::Customs,
-        listener::{Backoff, ListenError, Listener, OnOrphan, Rules, Settings, TELEMETRY, bounds, listen},
+        listener::{
+            Backoff, ListenError, Listener, OnOrphan, Queues, Rules, Settings, TELEMETRY, VoiceRules, bounds,
+            listen,
+        },
         providers::Roster,
         store::open,
     },
@@ -28,7 +31,7 @@ use crate::{
             registry,
         },
     },
-    config::MaxAccess,
+    config::{AgentListen, MaxAccess},
 };
 
 /// Flags of `godctl agent listen`.
@@ -43,12 +46,18 @@ A prompt is acknowledged as soon as it is on this machine's disk, for agents may
 waits; from then on this machine works on it, also after a crash. Prompts of one session are worked on in order. What
 is given up becomes a dead letter of the queue: see `godctl bus dead`; put back, it is worked on again.
 
+With --voice, what somebody said is a prompt: \"Computer, ask Gemini to read the log\". An agent
+that is named works on it, else listen.voice_provider. It gets listen.voice_access; for more the
+utterance says so and ends with listen.voice_confirm: \"ask Claude with full access to clean up,
+confirm full access\". Each microphone is a session of its own with each agent.
+
 A message may not bring a command, arguments or variables; directories are those of listen.roots, and
 access goes up to listen.access.
 
 Examples:
   godctl agent listen
   godctl agent listen --workers 2 --root ~/code --access plan
+  godctl agent listen --voice=prefix --voice-provider codex
   godctl -c bus.url=amqp://broker -c store.url=redis://cache agent listen")]
 pub(super) struct Args {
     /// The queue; made if there is none (listen.queue)
@@ -66,6 +75,12 @@ pub(super) struct Args {
     /// What a message may ask for at most: plan, default, edit, full (listen.access)
     #[arg(long, value_name = "LEVEL", hide_possible_values = true)]
     access: Option<Access>,
+    /// Take what was said as prompts, too: all of it, or only what begins with listen.voice_prefix
+    #[arg(long, value_name = "WHICH", num_args = 0..=1, default_missing_value = "all", hide_possible_values = true)]
+    voice: Option<Voice>,
+    /// Who works on what was said to nobody by name (listen.voice_provider)
+    #[arg(long, value_name = "NAME", requires = "voice")]
+    voice_provider: Option<String>,
     /// What to do with a prompt whose turn was broken off by a crash: resume, rerun or fail
     #[arg(long, value_name = "WHAT", default_value = "resume", hide_possible_values = true)]
     on_orphan: OnOrphan,
@@ -78,6 +93,14 @@ pub(super) struct Args {
     /// End when there was nothing to do for so long
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     idle: Option<Duration>,
+}
+
+/// `--voice`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "lower")]
+enum Voice {
+    All,
+    Prefix,
 }
 
 /// How long the end of a turn is tried to be stored: whoever waits for it waits for the store anyway.
@@ -96,6 +119,10 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
                     .await
                     .map_err(|error| with_store_exit_code(error.into()))?;
             let result = with_bus(context, async |bus| {
+                let ears = match &settings.voice {
+                    Some(_) => Some(bus.queue(spec_of_voice(&spec, settings.voice_queue())?).await?),
+                    None => None,
+                };
                 let queue = bus.queue(spec).await?;
                 let config = &context.config.agents;
                 let mut works = orchestrator(&context.config, store.clone());
@@ -123,10 +150,12 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
                 .ok();
                 notifier.clone().ready("listening");
                 let stop = context.shutdown.child_token();
-                Box::pin(listen(&listener, &*queue, &stop)).await.map_err(|error| match error {
-                    ListenError::Bus(error) => anyhow::Error::new(error),
-                    ListenError::Store(error) => with_store_exit_code(error.into()),
-                })
+                Box::pin(listen(&listener, Queues { prompts: &*queue, voice: ears.as_deref() }, &stop))
+                    .await
+                    .map_err(|error| match error {
+                        ListenError::Bus(error) => anyhow::Error::new(error),
+                        ListenError::Store(error) => with_store_exit_code(error.into()),
+                    })
             })
             .await;
             journal.close().await;
@@ -148,12 +177,7 @@ fn settings(args: &Args, context: &Context, agents: &Roster) -> anyhow::Result<S
             root.canonicalize().with_context(|| format!("--root {}: no such directory", root.display()))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let access = args.access.unwrap_or(match config.access {
-        MaxAccess::Plan => Access::Plan,
-        MaxAccess::Default => Access::Default,
-        MaxAccess::Edit => Access::Edit,
-        MaxAccess::Full => Access::Full,
-    });
+    let access = args.access.unwrap_or(access(config.access));
     let attempts = std::num::NonZeroU32::new(config.attempts).unwrap_or(std::num::NonZeroU32::MIN);
     Ok(Settings {
         queue: args.queue.clone().unwrap_or_else(|| config.queue.clone()),
@@ -164,6 +188,7 @@ fn settings(args: &Args, context: &Context, agents: &Roster) -> anyhow::Result<S
             timeout_s: context.config.agents.timeout_s,
         },
         workers: args.workers.map_or(config.workers, usize::from),
+        voice: args.voice.map(|which| voice(args, which, config, agents)).transpose()?,
         bounds: bounds(&context.config.agents.limits),
         attempts,
         backoff: Backoff::default(),
@@ -172,6 +197,39 @@ fn settings(args: &Args, context: &Context, agents: &Roster) -> anyhow::Result<S
         shares_directory: args.shared_dir,
         idle: args.idle,
     })
+}
+
+const fn access(configured: MaxAccess) -> Access {
+    match configured {
+        MaxAccess::Plan => Access::Plan,
+        MaxAccess::Default => Access::Default,
+        MaxAccess::Edit => Access::Edit,
+        MaxAccess::Full => Access::Full,
+    }
+}
+
+fn voice(args: &Args, which: Voice, config: &AgentListen, agents: &Roster) -> anyhow::Result<VoiceRules> {
+    let provider = args.voice_provider.as_ref().unwrap_or(&config.voice_provider);
+    for name in config.voice_names.values().chain([provider]) {
+        agents.by_name(name).map_err(|failure| Failure::new(Exit::Usage, failure))?;
+    }
+    let own = agents.all().map(|agent| (agent.name().to_owned(), agent.name().to_owned()));
+    Ok(VoiceRules {
+        prefix: config.voice_prefix.clone(),
+        needs_prefix: which == Voice::Prefix,
+        provider: provider.clone(),
+        names: own.chain(config.voice_names.clone()).collect(),
+        access: access(config.voice_access),
+        confirmation: config.voice_confirm.clone(),
+        max_age: Duration::from_secs(config.voice_max_age_s),
+    })
+}
+
+fn spec_of_voice(prompts: &QueueSpec, name: String) -> anyhow::Result<QueueSpec> {
+    let names = [registry::VOICE, registry::VOICE_ALIAS];
+    let patterns = names.iter().map(|name| name.parse()).collect::<Result<Vec<Pattern>, _>>()?;
+    let QueueSpec { prefetch, consumer, .. } = prompts.clone();
+    Ok(QueueSpec { prefetch, consumer, ..QueueSpec::new(name, patterns) })
 }
 
 fn spec(args: &Args, settings: &Settings) -> anyhow::Result<QueueSpec> {
@@ -189,7 +247,8 @@ fn spec(args: &Args, settings: &Settings) -> anyhow::Result<QueueSpec> {
     let mut patterns = always.iter().map(|name| name.parse()).collect::<Result<Vec<Pattern>, _>>()?;
     patterns.extend(args.patterns.iter().cloned());
     let host = gethostname::gethostname();
-    let prefetch = u16::try_from(settings.workers).unwrap_or(u16::MAX);
+    // What a busy listener has fetched ahead, nobody else can work on.
+    let prefetch = 1;
     let consumer = format!("{}:{}", host.to_string_lossy(), std::process::id());
     Ok(QueueSpec { prefetch, consumer, ..QueueSpec::new(settings.queue.clone(), patterns) })
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::agent::{self, Answered, Leg};
 use crate::{
     asr::tap::Tap,
     bus::{
@@ -36,6 +37,8 @@ struct Running {
     bus: SharedBus,
     patterns: Vec<Pattern>,
     started: Timestamp,
+    /// What waits for a command; why there is none, on a bus without queues.
+    leg: Result<Leg, String>,
     /// On a bus without history, the events are caught as they come.
     live: Option<Box<dyn EventStream>>,
 }
@@ -51,6 +54,10 @@ pub(super) struct Left {
     pub(super) read_back: usize,
     /// What went wrong.
     pub(super) error: Option<String>,
+    /// The answer of an agent to a command among them.
+    pub(super) answer: Option<Answered>,
+    /// Why there is none.
+    pub(super) no_answer: Option<String>,
     #[serde(skip)]
     pub(super) events: Vec<Seen>,
     /// Whether it keeps them.
@@ -61,6 +68,7 @@ pub(super) struct Left {
 /// An event that was read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
+    pub(super) id: Uuid,
     pub(super) at: Timestamp,
     pub(super) event_type: String,
     pub(super) text: String,
@@ -92,10 +100,12 @@ impl Stage {
             published: 0,
             read_back: 0,
             error: None,
+            answer: None,
+            no_answer: None,
             events: Vec::new(),
             has_history: false,
         };
-        let Running { publisher, bus, patterns, started, live } = match self.state {
+        let Running { publisher, bus, patterns, started, leg, live } = match self.state {
             Ok(running) => running,
             Err(error) => return Left { error: Some(error), ..left },
         };
@@ -125,6 +135,14 @@ impl Stage {
                 left.error.get_or_insert(format!("only {} of {wanted} were found there", left.read_back));
             }
         }
+        let answer = match leg {
+            Ok(leg) => leg.finish(&left.events.iter().map(|seen| (seen.id, seen.at)).collect()).await,
+            Err(reason) => Err(reason),
+        };
+        match answer {
+            Ok(answer) => left.answer = Some(answer),
+            Err(reason) => left.no_answer = Some(reason),
+        }
         drop(bus);
         if let Some(link) = outcome.link {
             link.close().await;
@@ -147,9 +165,13 @@ impl Running {
             let patterns = patterns.clone();
             Some(bus.subscribe(Subscription { patterns, start, follow, consumer: "demo" }).await?)
         };
-        let voice = Voice::new(config, "manual", &["demo"]);
+        let leg = match bus.capabilities().queues {
+            true => Leg::start(context, &bus).await.map_err(|error| format!("{error:#}")),
+            false => Err("this bus has no work queues".to_owned()),
+        };
+        let voice = Voice::new(config, "manual", &["demo"]).meant_for(agent::TARGET);
         let publisher = Publisher::over(link, context, voice, Outage::Retry);
-        Ok(Self { publisher, bus, patterns, started: Timestamp::now(), live })
+        Ok(Self { publisher, bus, patterns, started: Timestamp::now(), leg, live })
     }
 }
 
@@ -185,6 +207,7 @@ impl ReadBack {
             let Some(event) = received.body.event() else { continue };
             if event.session_id() == Some(&session) && self.ids.insert(event.event_id) {
                 found.push(Seen {
+                    id: event.event_id,
                     at: event.timestamp,
                     event_type: event.event_type.to_string(),
                     text: event.text().unwrap_or_default().to_owned(),

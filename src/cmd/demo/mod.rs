@@ -4,6 +4,7 @@
 //! recordings go through one session, with a second of silence after each. What is heard goes onto the event bus and is
 //! read back from there at the end. Ends by itself; the first Ctrl-C ends it in order.
 
+mod agent;
 mod events;
 mod measure;
 mod play;
@@ -20,8 +21,9 @@ Examples:
   godctl demo --fast               as fast as this machine can
   godctl demo --json | tail -n 1   the figures alone
 
-Each utterance is left on the event bus and read back from there; a bus that can't be used is
-told of. Nothing is published with -c asr.publish=false.
+Each utterance is left on the event bus and read back from there; the one that begins with
+\"computer\" reaches an agent (echo, which repeats it) whose answer comes back over the bus. A bus
+that can't be used is told of. Nothing is published with -c asr.publish=false.
 
 Exits with 0 when the recordings were transcribed, whatever the figures, and with 1 when a part
 failed.")]

@@ -116,6 +116,19 @@ fn print_events(out: &mut impl Write, left: &Left, zone: &TimeZone) -> io::Resul
         // Quoted, with what a terminal would obey escaped.
         writeln!(out, "{time}  {}  {:?}", seen.event_type, seen.text)?;
     }
+    match (&left.answer, &left.no_answer) {
+        (Some(answer), _) => {
+            let time = answer.at.to_zoned(zone.clone()).strftime("%H:%M:%S").to_string();
+            writeln!(
+                out,
+                "\n\"computer ...\" is for an agent, and its answer is on the bus ({}, {} ms later):\n\
+                 {time}  agent.response.completed  {:?}\n          correlation id {}",
+                answer.provider, answer.took_ms, answer.response, answer.correlation_id
+            )?;
+        }
+        (None, Some(reason)) => writeln!(out, "\nno answer of an agent: {reason}")?,
+        (None, None) => {}
+    }
     if left.has_history && !left.events.is_empty() {
         writeln!(out, "\nthe same again: godctl bus tail --since 5m")?;
     }
@@ -125,7 +138,10 @@ fn print_events(out: &mut impl Write, left: &Left, zone: &TimeZone) -> io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{asr::wer::WordErrors, cmd::demo::events::Seen};
+    use crate::{
+        asr::wer::WordErrors,
+        cmd::demo::{agent::Answered, events::Seen},
+    };
 
     fn recordings() -> Vec<Recording> {
         let recording = |name, start| Recording { name, voice: "v", text: "", start, samples: Vec::new() };
@@ -192,7 +208,17 @@ mod tests {
                 published: 1,
                 read_back: 1,
                 error: None,
+                answer: Some(Answered {
+                    provider: "echo".to_owned(),
+                    prompt: "run the test".to_owned(),
+                    response: "run the test".to_owned(),
+                    correlation_id: uuid::Uuid::from_u128(7),
+                    took_ms: 12,
+                    at: "2026-11-21T09:00:01Z".parse().unwrap(),
+                }),
+                no_answer: None,
                 events: vec![Seen {
+                    id: uuid::Uuid::from_u128(7),
                     at: "2026-11-21T09:00:00Z".parse().unwrap(),
                     event_type: "voice.transcription.completed".to_owned(),
                     text: "open the door".to_owned(),
@@ -207,6 +233,8 @@ mod tests {
             bus: "amqp://***@host".to_owned(),
             published: 0,
             read_back: 0,
+            answer: None,
+            no_answer: Some("this bus has no work queues".to_owned()),
             events: Vec::new(),
             has_history: false,
         };

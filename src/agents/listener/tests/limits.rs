@@ -62,15 +62,14 @@ async fn an_agent_that_keeps_failing_is_left_alone_tried_once_and_taken_up_again
             pass(&clock, 31);
             bench.until_ran(6).await;
             // The one that tried has failed; it stays open for twice as long.
-            pass(&clock, 31);
-            until("somebody has asked", async || {
-                let waits = bench.counts().await;
-                (waits.running == 0 && waits.ready > 0).then_some(())
+            until("it is open again", async || {
+                let gates = bench.listener.journal.gates().await.unwrap();
+                (gates["shell"].circuit() == "open").then_some(())
             })
             .await;
             assert_eq!(bench.ran().len(), 6);
             fs::write(bench.path("well"), "").unwrap();
-            pass(&clock, 31);
+            pass(&clock, 61);
             bench.until_over(3).await;
             bench.until_told("agent.provider.circuit.closed", 1).await;
         })

@@ -7,13 +7,16 @@ use uuid::Uuid;
 use super::{
     super::{
         Change, StoreError, Version,
-        journal::{Accepted, Counts, End, Job, Message, NewJob},
+        journal::{Accepted, Counts, End, Job, Message, NewJob, Unsent},
         vault::Place,
     },
     SqliteStore,
     sessions::{millis, signed},
 };
 use crate::bus::{Event, event};
+
+/// Who took events to publish them and has said nothing for so long will not.
+const TAKEN_MS: i64 = 60_000;
 
 pub(super) const fn job_place(key: &str) -> Place<'_> {
     Place { table: "inbox", column: "sealed", row: key }
@@ -193,18 +196,43 @@ impl SqliteStore {
         Ok(())
     }
 
-    pub(in super::super) async fn unsent_events(
+    pub(in super::super) async fn take_unsent_events(
         &self,
         limit: usize,
-    ) -> Result<Vec<(i64, Event)>, StoreError> {
+        taker: &str,
+        dead: Option<&str>,
+    ) -> Result<Unsent, StoreError> {
+        let failed = |error| self.failed("write to", &error);
+        let now = millis(self.clock.now());
         let mut guard = self.connection.lock().await;
         let connection = self.open_one(&mut guard)?;
-        let rows =
-            sqlx::query("SELECT seq, event_id, sealed FROM outbox WHERE sent = 0 ORDER BY seq LIMIT ?")
-                .bind(signed(limit as u64))
-                .fetch_all(connection)
-                .await
-                .map_err(|error| self.failed("read", &error))?;
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let other: Option<String> = sqlx::query_scalar(
+            "SELECT taker FROM outbox WHERE sent = 0 AND taken > ? AND taker NOT IN (?, ?) LIMIT 1",
+        )
+        .bind(now.saturating_sub(TAKEN_MS))
+        .bind(taker)
+        .bind(dead.unwrap_or(taker))
+        .fetch_optional(&mut *transaction)
+        .await
+        .map_err(failed)?;
+        if let Some(other) = other {
+            return Ok(Unsent::TakenBy(other));
+        }
+        let mut rows = sqlx::query(
+            "UPDATE outbox SET taken = ?, taker = ?
+             WHERE seq IN (SELECT seq FROM outbox WHERE sent = 0 ORDER BY seq LIMIT ?)
+             RETURNING seq, event_id, sealed",
+        )
+        .bind(now)
+        .bind(taker)
+        .bind(signed(limit as u64))
+        .fetch_all(&mut *transaction)
+        .await
+        .map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+        // They come back in any order.
+        rows.sort_by_key(|row| row.get::<i64, _>(0));
         rows.iter()
             .map(|row| {
                 let (seq, id, sealed): (i64, String, Vec<u8>) = (row.get(0), row.get(1), row.get(2));
@@ -215,7 +243,8 @@ impl SqliteStore {
                         StoreError::Damaged(format!("event {id} cannot be read: {}", unparsed.reason))
                     })
             })
-            .collect()
+            .collect::<Result<_, _>>()
+            .map(Unsent::Ours)
     }
 
     pub(in super::super) async fn mark_sent(&self, numbers: &[i64]) -> Result<(), StoreError> {
@@ -238,7 +267,7 @@ impl SqliteStore {
     pub(in super::super) async fn repeat_result(&self, key: &str) -> Result<u64, StoreError> {
         let mut guard = self.connection.lock().await;
         let connection = self.open_one(&mut guard)?;
-        let done = sqlx::query("UPDATE outbox SET sent = 0 WHERE key = ? AND is_result")
+        let done = sqlx::query("UPDATE outbox SET sent = 0, taken = 0 WHERE key = ? AND is_result")
             .bind(key)
             .execute(connection)
             .await

@@ -9,7 +9,8 @@ pub(super) const FORMAT: Format =
 /// Times are milliseconds since 1970. `plain` is JSON of what may be read, `sealed` a blob of the vault;
 /// `sessions.change_id` is the last change, so that it is not made twice. A row of `leases` stays when its lease is given
 /// back, for the next one's number must be larger. `inbox` and `outbox` are the journal of `agent listen`: prompts that
-/// were accepted, and events to be published (`sent` is 0 until they are); `buried` are events that went to the dead
+/// were accepted, and events to be published (`sent` is 0 until they are,
+/// `taken` tells when `taker` began to); `buried` are events that went to the dead
 /// letters; `gates` say whether an agent may begin another turn (JSON of `limits::Gate`).
 const VERSION_1: &str = "
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -84,6 +85,8 @@ CREATE TABLE outbox(
     is_result INTEGER NOT NULL,
     created INTEGER NOT NULL,
     sent INTEGER NOT NULL DEFAULT 0,
+    taken INTEGER NOT NULL DEFAULT 0,
+    taker TEXT NOT NULL DEFAULT '',
     sealed BLOB NOT NULL
 );
 CREATE INDEX outbox_unsent ON outbox(seq) WHERE sent = 0;

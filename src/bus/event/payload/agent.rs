@@ -186,6 +186,18 @@ pub struct AgentError {
     pub correlation_id: String,
 }
 
+/// Something was said to agents that is not worked on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VoiceRefused {
+    /// What was said, its first 500 characters.
+    pub text: String,
+    /// The utterance, as who transcribed it calls it.
+    pub utterance_id: String,
+    /// Why, and what to say instead.
+    #[schemars(length(min = 1))]
+    pub reason: String,
+}
+
 /// A prompt was given up. On its way through the queue it becomes a dead letter; put back from there, it is worked on
 /// again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -369,6 +381,18 @@ impl Payload for AgentPromptFailed {
             attempts: 3,
             history: vec![failed(), failed(), failed()],
             event: json!({ "event_type": "agent.prompt", "payload": { "provider": CLAUDE, "prompt": "count the tests" } }),
+        }
+    }
+}
+
+impl Payload for VoiceRefused {
+    const TYPE: &'static str = "agent.voice.refused";
+
+    fn example() -> Self {
+        Self {
+            text: "ask claude with full access to clean up".to_owned(),
+            utterance_id: "019d2b61-7c3e-7a51-9b2c-3d4e5f607182/1".to_owned(),
+            reason: "asks for full access; end with \"confirm full access\" if that is meant".to_owned(),
         }
     }
 }
