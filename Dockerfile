@@ -13,8 +13,8 @@ ARG RUSTFLAGS="-C target-cpu=x86-64-v3"
 
 # The dependencies alone, against an empty program: this layer stays until Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src tests/it benches/bus \
-    && touch src/lib.rs tests/it/main.rs benches/asr.rs benches/bus/main.rs \
+RUN mkdir -p src tests/it benches/agents benches/bus \
+    && touch src/lib.rs tests/it/main.rs benches/asr.rs benches/agents/main.rs benches/bus/main.rs \
     && echo 'fn main() {}' > src/main.rs \
     && cargo build --locked --profile dist --bin godctl \
     && rm -r src tests/it

@@ -126,9 +126,10 @@ lint: deps ## Check format, lints, documentation and scripts
 	@if command -v shellcheck >/dev/null 2>&1; then shellcheck .ci/run; fi
 	@echo "make lint: nothing to complain about"
 
-bench: deps ## Measure the engine beside stock candle, the live path, and the bus beside plain lapin and Redis
+bench: deps ## Measure the engine beside stock candle, the live path, the bus beside plain lapin and Redis, and agents
 	@cargo bench --quiet --locked --bench asr
 	@cargo bench --quiet --locked --bench bus
+	@cargo bench --quiet --locked --bench agents
 	@cargo build --quiet --release --locked
 	@target/release/godctl demo | sed -n '/^model /,$$p'
 

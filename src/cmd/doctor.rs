@@ -79,6 +79,7 @@ fn checks(context: &Context, problem: Option<ConfigError>) -> Vec<(&'static str,
     let (listen, cert) = (config.asr.listen.clone(), config.asr.tls_cert.clone());
     let models = config.models;
     let (event_bus, bus_dir) = (config.bus, paths.data_dir.clone());
+    let (store, store_dir) = (config.store, paths.data_dir.clone());
 
     let mut checks: Vec<(&'static str, Check)> = vec![
         ("configuration", Box::new(move || configuration(file.as_deref(), problem))),
@@ -92,7 +93,7 @@ fn checks(context: &Context, problem: Option<ConfigError>) -> Vec<(&'static str,
         ("microphone", Box::new(move || microphone(Path::new("/dev/snd"), runtime_dir.as_deref()))),
         ("server address", Box::new(move || address(&listen, cert.as_deref()))),
         ("event bus", Box::new(move || bus::quick(&event_bus, &bus_dir, PATIENCE))),
-        ("session store", Box::new(|| Finding::later("this version has no session store"))),
+        ("session store", Box::new(move || super::agent::quick(&store, &store_dir, PATIENCE))),
         ("gateways", Box::new(|| Finding::later("this version joins no rooms"))),
     ];
     let agents = [

@@ -41,6 +41,7 @@ mod openai_sdk;
 mod operate;
 mod project;
 mod readme;
+mod redis_node;
 mod server;
 mod serving;
 mod sessions;

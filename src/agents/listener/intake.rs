@@ -220,7 +220,8 @@ fn original(event: &Event) -> Result<Event, Failure> {
 async fn session_of(listener: &Listener, request: &Request) -> Result<Result<String, Failure>, StoreError> {
     let store = &listener.orchestrator.store;
     let id = match &request.wanted {
-        Wanted::New => return Ok(Ok(Uuid::now_v7().to_string())),
+        // The same prompt has the same session, whichever machine takes it.
+        Wanted::New => return Ok(Ok(ids::deterministic("session", &request.key).to_string())),
         Wanted::Continue => {
             let directory = request.directory.as_ref().or(listener.settings.rules.roots.first());
             let filter = Filter {

@@ -27,8 +27,11 @@ use crate::{
     bus::{
         Event,
         event::{
-            Stamp,
-            payload::agent::{AgentPromptFailed, FailedAttempt},
+            Stamp, ids,
+            payload::{
+                Payload as _,
+                agent::{AgentError, AgentPromptFailed, AgentResponse, FailedAttempt},
+            },
             registry,
         },
     },
@@ -235,6 +238,7 @@ fn order(job: &Job, session: &Session) -> Order {
         run: job.run,
         correlation_ids: request.correlation_ids.clone(),
         attempt: job.attempt,
+        key: Some(job.key.clone()),
         wishes: request.wishes.clone(),
         when_busy: WhenBusy::Fail,
         when_lost: WhenLost::Fail,
@@ -263,6 +267,7 @@ async fn after_error(listener: &Listener, job: Job, error: OrderError) -> Result
         OrderError::Refused(Refusal::Ended { .. }) => {
             give_up(listener, job, &Failure::new(Class::InvalidRequest, error.to_string())).await
         }
+        OrderError::Answered(number) => answered(listener, job, number).await,
         // The day's, which was used up since the gate let it through: the gate knows when it goes on.
         OrderError::Budget(failure) if failure.retry_after.is_some() => {
             put_off(listener, job, Duration::ZERO, &failure.message).await
@@ -303,7 +308,33 @@ pub(super) async fn give_up(listener: &Listener, job: Job, failure: &Failure) ->
     let mut narrator = Narrator::new(told_of(&job), listener.source.clone());
     let mut events = narrator.end(&outcome, Duration::ZERO, || stamp(listener));
     events.push(obituary(listener, &job, failure));
+    settle_ids(&job, &mut events);
     listener.journal.end(&job, None, (End::Dead, &events)).await.map(drop)
+}
+
+/// Ends a job that was answered on another machine, or by somebody who died before the journal heard of it.
+async fn answered(listener: &Listener, job: Job, number: u64) -> Result<(), StoreError> {
+    let turns = match SessionId::parse(&job.session) {
+        Ok(id) => listener.orchestrator.store.turns(&id, number, 1).await?,
+        Err(_) => Vec::new(),
+    };
+    match turns.into_iter().next() {
+        Some(turn) => conclude(listener, job, &turn).await,
+        None => {
+            let message = format!("turn {number} of session {} has answered it, and is gone", job.session);
+            give_up(listener, job, &Failure::new(Class::SessionNotFound, message)).await
+        }
+    }
+}
+
+/// The events that end a job have the same ids wherever they are made, so that who has seen one knows the other.
+fn settle_ids(job: &Job, events: &mut [Event]) {
+    for event in events {
+        let name = event.event_type.as_str();
+        if [AgentResponse::TYPE, AgentError::TYPE, AgentPromptFailed::TYPE].contains(&name) {
+            event.event_id = ids::deterministic(name, &job.key);
+        }
+    }
 }
 
 /// Ends a job whose turn was stored by somebody who died right after.
@@ -327,7 +358,8 @@ pub(super) async fn conclude(listener: &Listener, job: Job, turn: &TurnRecord) -
     };
     let took = Duration::try_from(turn.ended_at.duration_since(turn.began_at)).unwrap_or_default();
     let mut narrator = Narrator::new(told_of(&job), listener.source.clone());
-    let events = narrator.end(&outcome, took, || stamp(listener));
+    let mut events = narrator.end(&outcome, took, || stamp(listener));
+    settle_ids(&job, &mut events);
     listener.journal.end(&job, None, (End::Done, &events)).await.map(drop)
 }
 
@@ -489,6 +521,7 @@ impl JobRecorder<'_> {
                 if let Err(failure) = verdict {
                     events.push(obituary(self.listener, &state.job, failure));
                 }
+                settle_ids(&state.job, &mut events);
             }
         }
         let plan = Arc::new(Plan { job: state.job.clone(), end, events });

@@ -57,6 +57,8 @@ pub struct Order {
     pub correlation_ids: Vec<Uuid>,
     /// How often it was tried, this time included.
     pub attempt: u32,
+    /// What tells the same prompt from others: one that the session has answered is not worked on again.
+    pub key: Option<String>,
     /// Which hooks are switched on and off for it.
     pub wishes: Vec<Wish>,
     /// Somebody else works on the session or in the directory.
@@ -117,6 +119,9 @@ pub enum OrderError {
     /// The session does not take a turn now.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The session has answered this very prompt before, in the turn of this number.
+    #[error("turn {0} of the session has answered it")]
+    Answered(u64),
     /// There is no money left for it.
     #[error("{}", .0.message)]
     Budget(Failure),

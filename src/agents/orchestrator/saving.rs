@@ -13,13 +13,15 @@ use uuid::Uuid;
 use super::{
     super::{
         Failure, Outcome, Output,
-        session::{Effect, Input, Leader, Session, TurnRecord, UsageRow},
+        session::{Answered, Effect, Input, Leader, Session, TurnRecord, UsageRow},
         store::{Change, SessionStore, StoreError, Version},
     },
-    Orchestrator,
+    Orchestrator, Order,
     leases::Leases,
 };
 
+/// Prompts that a session remembers to have answered. One that comes again does so soon.
+const MAX_ANSWERED: usize = 64;
 /// How long to wait before the store is asked again.
 const PAUSE: Duration = Duration::from_millis(100);
 /// A session that others change all the time is changed in the end.
@@ -118,11 +120,18 @@ impl Desk {
     pub(super) fn end(
         &self,
         outcome: &Outcome,
-        prompt: &str,
+        order: &Order,
         orchestrator: &Orchestrator,
     ) -> Option<(TurnRecord, UsageRow)> {
         let mut state = self.state.lock();
-        let effects = state.session.step(Input::Ended { outcome, prompt }, orchestrator.clock.now()).ok()?;
+        let ended = Input::Ended { outcome, prompt: &order.turn.prompt };
+        let effects = state.session.step(ended, orchestrator.clock.now()).ok()?;
+        if let (Some(key), Ok(())) = (&order.key, &outcome.verdict) {
+            let Session { answered, prompt_count, .. } = &mut state.session;
+            answered.push(Answered { key: key.clone(), turn: *prompt_count });
+            let surplus = answered.len().saturating_sub(MAX_ANSWERED);
+            answered.drain(..surplus);
+        }
         effects.into_iter().find_map(|effect| match effect {
             Effect::Record(record) => Some(*record),
             Effect::Save | Effect::Stop(_) => None,

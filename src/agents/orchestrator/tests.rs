@@ -10,7 +10,7 @@ use super::*;
 use crate::agents::{
     Class, Groups, Limits, Output, Surroundings,
     errand::Customs,
-    session::{Source, State},
+    session::{CostSource, Source, State},
     store::{
         Acquired, Request,
         redis::{RedisOptions, RedisStore, testing::Server},
@@ -98,6 +98,7 @@ impl Bench {
             run: Uuid::now_v7(),
             correlation_ids: vec![Uuid::now_v7()],
             attempt: 1,
+            key: None,
             wishes: Vec::new(),
             when_busy: WhenBusy::Fail,
             when_lost: WhenLost::Fail,
@@ -331,4 +332,49 @@ async fn a_redis_that_restarts_empty_in_the_middle_of_a_turn_loses_nothing_of_it
     assert_eq!(store.turns(&session, 0, 10).await.unwrap().len(), 1);
     let lease = store.acquire(&testkit::request("session:s-1", Uuid::new_v4())).await.unwrap();
     assert!(matches!(lease, Acquired::Lease(lease) if lease.fence > stored.fence), "numbers only grow");
+}
+
+#[tokio::test]
+async fn a_turn_of_an_agent_that_tells_sums_costs_its_share_of_them() {
+    let bench = Bench::new();
+    *bench.clock.0.lock() = testkit::at(1_795_255_200);
+    let store = bench.sqlite().await;
+    let works = bench.orchestrator(&store, LONG);
+    let session = bench.session(&store, "s-1").await;
+    let stop = CancellationToken::new();
+    for (input, output) in [(5_000, 2_000), (15_000, 4_000)] {
+        let done = DONE.replace("\"input_tokens\":5", &format!("\"input_tokens\":{input}"));
+        let done = done.replace("\"output_tokens\":2", &format!("\"output_tokens\":{output}"));
+        let mut order = bench.order(&session, &format!("{STARTED}{done}"));
+        order.turn.model = Some("gpt-5".to_owned());
+        works.work(bench.scene(), &order, &stop, deaf).await.unwrap();
+    }
+    // At 1.25 dollars for a million tokens read and 10 for a million written.
+    let rows = store.usage(None).await.unwrap();
+    let costs: Vec<_> =
+        rows.iter().map(|row| (row.amounts.cost_micro_usd.unwrap(), row.cost_source)).collect();
+    assert_eq!(costs, [(6_250 + 20_000, CostSource::Computed), (12_500 + 20_000, CostSource::Computed)]);
+    let totals = store.get(&session).await.unwrap().unwrap().session.totals;
+    assert_eq!((totals.cost_micro_usd, totals.turns_without_cost), (58_750, 0));
+}
+
+#[tokio::test]
+async fn a_prompt_that_was_answered_is_not_worked_on_again() {
+    let bench = Bench::new();
+    let store = bench.sqlite().await;
+    let works = bench.orchestrator(&store, LONG);
+    let session = bench.session(&store, "s-1").await;
+    let stop = CancellationToken::new();
+    let failing = r#"echo '{"type":"turn.failed","error":{"message":"no"}}'; exit 1"#;
+    let with = |key: &str, script: &str| Order {
+        key: Some(key.to_owned()),
+        ..bench.order(&session, &format!("{STARTED}{script}"))
+    };
+    // What failed was not answered.
+    works.work(bench.scene(), &with("k-1", failing), &stop, deaf).await.unwrap();
+    works.work(bench.scene(), &with("k-1", DONE), &stop, deaf).await.unwrap();
+    let again = works.work(bench.scene(), &with("k-1", DONE), &stop, deaf).await.unwrap_err();
+    assert!(matches!(again, OrderError::Answered(2)), "{again}");
+    assert!(works.work(bench.scene(), &with("k-2", DONE), &stop, deaf).await.is_ok());
+    assert_eq!(store.turns(&session, 0, 10).await.unwrap().len(), 3);
 }

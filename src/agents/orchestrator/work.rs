@@ -11,7 +11,7 @@ use super::{
         budgets::{Spent, Today, day_of},
         errand::{self, Customs, Errand},
         prices::Cost,
-        session::{Begin, CostSource, Input, Session, Source, TurnRecord, WORKTREE},
+        session::{Amounts, Answered, Begin, CostSource, Input, Session, Source, TurnRecord, WORKTREE},
         store::{Change, StoreError, Stored, Version},
     },
     Done, Orchestrator, Order, OrderError, Recorder, WhenLost,
@@ -79,9 +79,20 @@ impl Orchestrator {
         let mut may_begin_anew = order.when_lost == WhenLost::New;
         loop {
             let (desk, turn) = self.begin(scene, order, leases, run).await?;
-            let errand::Done { outcome, cost, workspace } =
+            let model = turn.model.clone();
+            let errand::Done { mut outcome, mut cost, workspace } =
                 self.watch(scene, order, (&desk, turn, run), leases, (stop, say)).await?;
-            let Some((turn_record, mut usage)) = desk.end(&outcome, &order.turn.prompt, self) else {
+            if cost == Cost::Unknown && outcome.usage.is_cumulative && outcome.usage.cost_usd.is_none() {
+                let today = self.clock.now().to_zoned(TimeZone::UTC).date();
+                cost = price(&mut outcome.usage, &desk.session(), |usage, told| {
+                    let cost = scene.customs.prices.cost(usage, told, today);
+                    match cost {
+                        Cost::Unknown => scene.customs.prices.cost(usage, model.as_deref(), today),
+                        known => known,
+                    }
+                });
+            }
+            let Some((turn_record, mut usage)) = desk.end(&outcome, order, self) else {
                 return Err(StoreError::Gone(order.session.clone()).into());
             };
             if matches!(cost, Cost::Computed(_)) && usage.cost_source == CostSource::Reported {
@@ -123,6 +134,10 @@ impl Orchestrator {
     ) -> Result<(Desk, Turn), OrderError> {
         loop {
             let Stored { mut session, version, .. } = self.look_up(order).await?;
+            let same = |answered: &&Answered| Some(&answered.key) == order.key.as_ref();
+            if let Some(answered) = session.answered.iter().find(same) {
+                return Err(OrderError::Answered(answered.turn));
+            }
             let most = self.budget(customs, &session).await?;
             if let Some(open) = session.run.clone() {
                 let groups = kill_leftovers(&open).await;
@@ -262,6 +277,26 @@ impl Orchestrator {
             (None, None) => Ok(done),
         }
     }
+}
+
+/// What a turn in the middle of a conversation cost, whose agent tells sums of all of it: its share of the tokens, at our
+/// prices. The sum of the costs is then as if the agent had told it.
+fn price(usage: &mut Usage, session: &Session, prices: impl Fn(&Usage, Option<&str>) -> Cost) -> Cost {
+    let share = Amounts::of(usage).since(session.baseline);
+    let of_turn = Usage {
+        input_tokens: share.input_tokens,
+        cached_tokens: share.cached_tokens,
+        output_tokens: share.output_tokens,
+        cost_usd: None,
+        is_cumulative: false,
+        ..*usage
+    };
+    let cost = prices(&of_turn, session.model.as_deref());
+    if let Some(amount) = cost.amount() {
+        let before = Usd::from_micro(session.baseline.cost_micro_usd.unwrap_or(0));
+        usage.cost_usd = Some((before + amount).dollars());
+    }
+    cost
 }
 
 /// What becomes of an outcome that we stopped.

@@ -31,6 +31,7 @@ impl Session {
             prompt_count: 0,
             totals: Totals::default(),
             baseline: Amounts::default(),
+            answered: Vec::new(),
             run: None,
             failure_class: None,
             words: Words::default(),

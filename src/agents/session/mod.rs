@@ -172,6 +172,15 @@ pub struct Run {
     pub leader: Option<Leader>,
 }
 
+/// A prompt that was answered: coming again, it is not worked on again, on whichever machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// What tells the same prompt from others.
+    pub key: String,
+    /// The number of the turn.
+    pub turn: u64,
+}
+
 /// A conversation with an agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Session {
@@ -209,6 +218,9 @@ pub struct Session {
     pub totals: Totals,
     /// What the agent last said that the whole conversation has used, if it counts so.
     pub baseline: Amounts,
+    /// Prompts that were answered, by the keys under which they came; latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answered: Vec<Answered>,
     /// The turn that is worked on.
     pub run: Option<Run>,
     /// The class of what went wrong in the last turn.

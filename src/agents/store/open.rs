@@ -19,7 +19,7 @@ use super::{
 use crate::{bus::Clock, config::Store};
 
 /// The file of the sessions in the data directory.
-const FILE: &str = "sessions.db";
+pub const FILE: &str = "sessions.db";
 /// The file of their keys.
 const KEYS_FILE: &str = "session-keys";
 

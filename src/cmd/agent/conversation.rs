@@ -170,6 +170,7 @@ impl Conversation<'_> {
             run,
             correlation_ids: vec![correlation_id],
             attempt: 1,
+            key: None,
             wishes: Vec::new(),
             when_busy: if self.choice.wait { WhenBusy::Wait } else { WhenBusy::Fail },
             when_lost: self.choice.on_missing,

@@ -5,6 +5,7 @@
 //! `GODCTL_KILL_SEED`, and made shorter with `GODCTL_KILL_SECONDS` and `GODCTL_KILL_EVENTS`.
 
 mod actors;
+mod agents;
 mod amqp;
 mod audit;
 mod ledger;
