@@ -374,7 +374,7 @@ async fn over_the_websocket(address: &str, samples: &[f32], paced: bool) -> Stri
             ServerMessage::Tagged(Tagged::Error { code, retry_after: Some(seconds), .. })
                 if code == "busy" =>
             {
-                tokio::time::sleep(Duration::from_secs(seconds.into())).await;
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
             }
             ServerMessage::Tagged(Tagged::Config(_)) => break (sender, receiver),
             other => panic!("no configuration: {other:?}"),

@@ -107,7 +107,7 @@ impl VoiceRules {
             return refused(format!("asks for {access} access; end with \"{words}\" if that is meant"));
         }
         let provider = command.provider.or(target).unwrap_or(&self.provider);
-        Heard::Prompt(Box::new(prompt(event, provider, command.prompt, wanted)))
+        Heard::Prompt(Box::new(prompt(event, provider, &command.prompt, wanted)))
     }
 
     /// `ask NAME [with LEVEL access] [to] PROMPT [CONFIRMATION]`, or `NAME, PROMPT`, or a prompt alone.
@@ -135,7 +135,7 @@ impl VoiceRules {
             }
             _ => return all,
         };
-        let (access, rest) = access(rest);
+        let (access, rest) = access(&rest);
         let rest = rest.after(&Words::of("to")).unwrap_or(rest);
         Command { provider: Some(provider), access, prompt: rest.text(), is_confirmed }
     }
@@ -149,7 +149,7 @@ struct Command<'a> {
 }
 
 /// `with LEVEL access`, and what comes after it.
-fn access(words: Words<'_>) -> (Option<Access>, Words<'_>) {
+fn access<'a>(words: &Words<'a>) -> (Option<Access>, Words<'a>) {
     for (spoken, access) in [
         ("with plan access", Access::Plan),
         ("with read only access", Access::Plan),
@@ -162,12 +162,12 @@ fn access(words: Words<'_>) -> (Option<Access>, Words<'_>) {
             return (Some(access), rest);
         }
     }
-    (None, words)
+    (None, words.clone())
 }
 
 /// The event that would have asked for it. An utterance and a microphone are known by their ids, so that an utterance is
 /// worked on once, and what is said into one microphone is one conversation with each agent.
-fn prompt(event: &Event, provider: &str, text: String, access: Access) -> Event {
+fn prompt(event: &Event, provider: &str, text: &str, access: Access) -> Event {
     let field = |name: &str| event.payload.get(name).and_then(Value::as_str).unwrap_or_default();
     let key = match field("utterance_id") {
         "" => event.event_id.to_string(),

@@ -87,7 +87,7 @@ impl Orchestrator {
     }
 
     /// Takes one lease, waiting for it if need be; `kept` is one that we have already and keep meanwhile.
-    async fn take_one(
+    pub(in super::super) async fn take_one(
         &self,
         (name, what): (&str, &str),
         floor: u64,
@@ -155,7 +155,8 @@ impl Orchestrator {
         Ok(())
     }
 
-    async fn take_anew(&self, lost: &Lease) -> Result<Lease, StoreError> {
+    /// Takes a lease anew of which the store knows nothing any more.
+    pub(in super::super) async fn take_anew(&self, lost: &Lease) -> Result<Lease, StoreError> {
         let holder = self.holder.to_text();
         let request = Request {
             name: &lost.name,
@@ -179,7 +180,8 @@ impl Orchestrator {
         }
     }
 
-    async fn release_one(&self, lease: &Lease) {
+    /// Gives one lease back.
+    pub(in super::super) async fn release_one(&self, lease: &Lease) {
         if let Err(error) = self.store.release(lease).await {
             tracing::debug!(%error, name = lease.name, "a lease was not given back; it ends by itself");
         }

@@ -289,7 +289,6 @@ fn price(usage: &mut Usage, session: &Session, prices: impl Fn(&Usage, Option<&s
         output_tokens: share.output_tokens,
         cost_usd: None,
         is_cumulative: false,
-        ..*usage
     };
     let cost = prices(&of_turn, session.model.as_deref());
     if let Some(amount) = cost.amount() {

@@ -3,6 +3,7 @@
 //! What a doc comment says here is what the JSON Schema says.
 
 pub mod agent;
+pub mod flow;
 pub mod provider;
 
 use std::collections::BTreeMap;

@@ -17,6 +17,7 @@ use super::{
             AgentError, AgentPromptFailed, AgentResponse, AgentSessionEnded, AgentSessionStarted,
             AgentThinking, AgentToolCompleted, AgentToolInvoked, VoiceRefused,
         },
+        flow::{AgentAggregateCompleted, AgentFlowStarted, AgentFlowStepCompleted},
         provider::{ProviderCircuitClosed, ProviderCircuitOpened, ProviderPaused},
     },
     read,
@@ -58,7 +59,7 @@ macro_rules! info {
 const VOICE_INFO: TypeInfo =
     info!(VoiceTranscription, "voice.transcription.completed", "An utterance was transcribed");
 
-static KNOWN: [TypeInfo; 24] = [
+static KNOWN: [TypeInfo; 27] = [
     VOICE_INFO,
     TypeInfo { name: VOICE_ALIAS, ..VOICE_INFO },
     info!(AgentPrompt, "agent.prompt", "Work for an agent"),
@@ -77,6 +78,12 @@ static KNOWN: [TypeInfo; 24] = [
     info!(VoiceRefused, "agent.voice.refused", "Something was said to agents that is not worked on"),
     info!(ProviderCircuitClosed, "agent.provider.circuit.closed", "An agent gets turns again"),
     info!(ProviderPaused, "agent.provider.paused", "An agent gets no turns until a time"),
+    info!(AgentFlowStarted, "agent.flow.started", "A run of a flow of agents began, or goes on"),
+    info!(AgentFlowStepCompleted, "agent.flow.step.completed", "A step of a flow is over, well or not"),
+    info!(
+        AgentAggregateCompleted,
+        "agent.aggregate.completed", "The answers of several agents, put together"
+    ),
     info!(CircuitOpened, "bus.circuit.opened", "A broker is away; events go to the outbox"),
     info!(CircuitClosed, "bus.circuit.closed", "A broker is back"),
     info!(OutboxRefused, "bus.outbox.refused", "The outbox is full; events were refused"),
@@ -292,6 +299,9 @@ mod tests {
             payload::<ProviderCircuitClosed>(),
             payload::<ProviderPaused>(),
             payload::<VoiceRefused>(),
+            payload::<AgentFlowStarted>(),
+            payload::<AgentFlowStepCompleted>(),
+            payload::<AgentAggregateCompleted>(),
         ];
         let update = std::env::var_os("UPDATE_SCHEMAS").is_some();
         let mut expected = BTreeSet::new();

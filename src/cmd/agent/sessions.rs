@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     agents::{
-        Access,
+        Access, flow,
         lines::shortened,
         orchestrator::WhenLost,
         session::{Session, State, TurnRecord},
@@ -205,6 +205,14 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
                 terminal: context.terminal,
             };
             let stored = in_store(&look, async |store| resolve(store, &args.id).await)?;
+            if let Some(file) = stored.session.extra.get(flow::FILE) {
+                let id = &stored.session.id;
+                let error = anyhow::anyhow!(
+                    "{id} is a run of a flow; go on with: godctl agent run {file} --cwd {} --resume {id}",
+                    stored.session.directory
+                );
+                return Err(Failure::new(Exit::Usage, error).into());
+            }
             let (provider, id) = (stored.session.provider, stored.session.id.to_string());
             return start::run(&start::Args::resume(provider, id, args.clone()), context);
         }

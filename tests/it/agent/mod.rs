@@ -4,6 +4,7 @@
 mod acp;
 mod around;
 mod chat;
+mod flow;
 mod installed;
 mod template;
 
