@@ -212,6 +212,41 @@ fn whole_utterances_are_prompts_for_who_is_named_and_fragments_and_telemetry_are
 }
 
 #[test]
+fn a_broker_that_comes_later_is_waited_for_and_one_that_restarts_is_found_again() {
+    let Some(mut broker) = Broker::start() else { return };
+    let office = Office::new(&[&format!("bus.url={}", broker.url()), "bus.history=true"]);
+    office.open();
+    office.publish(&json!({"provider": "echo", "prompt": "first", "session_id": "s"}));
+    broker.kill();
+    let listener = office.listen(&["--workers", "1"]);
+    broker.restart();
+    // A node that has just started talks before it has all its queues.
+    let ask = |args: &[&str]| -> Option<Ran> {
+        let ran: Ran = office.desk.command().args(&office.at).args(args).output().unwrap().into();
+        (ran.code == Some(0)).then_some(ran)
+    };
+    let told = || -> Option<BTreeSet<(String, String)>> {
+        let ran = ask(&["bus", "export", "--bind", "agent.response.completed"])?;
+        let of = |line: &str| {
+            let event: Value = serde_json::from_str(line).unwrap();
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            (text(&event["event_id"]), text(&event["payload"]["response"]))
+        };
+        Some(ran.stdout.lines().map(of).collect())
+    };
+    until("the first was answered", || told().filter(|told| told.len() == 1));
+    broker.kill();
+    broker.restart();
+    until("the node is whole again", || ask(&["bus", "queues"]));
+    office.publish(&json!({"provider": "echo", "prompt": "second", "session_id": "s"}));
+    // What a dying broker had not confirmed yet is published again, under the same id.
+    let told = until("both were answered", || told().filter(|told| told.len() >= 2));
+    ends_in_order(listener);
+    let told: BTreeSet<_> = told.iter().map(|(_, response)| response.as_str()).collect();
+    assert_eq!(told, BTreeSet::from(["first", "second"]));
+}
+
+#[test]
 fn a_pattern_that_would_take_what_agents_say_is_refused() {
     let office = Office::new(&[]);
     for pattern in ["#", "agent.#", "agent.thread.prompt", "*.response.completed"] {

@@ -21,10 +21,10 @@ use crate::{
             listen,
         },
         providers::Roster,
-        store::open,
+        store::{SharedStore, journal::Journal, open},
     },
     bus::{
-        Pattern, QueueSpec, SystemClock,
+        self, BusError, Pattern, QueueSpec, SharedBus, SystemClock,
         event::{
             Source,
             payload::{AgentPrompt, Payload as _, agent::AgentPromptFailed},
@@ -105,6 +105,9 @@ enum Voice {
 
 /// How long the end of a turn is tried to be stored: whoever waits for it waits for the store anyway.
 const PATIENCE: Duration = Duration::from_secs(3600);
+/// Between two attempts to reach a broker that is away: at most so long at first, and at last.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let notifier = Notifier::new(context);
@@ -118,51 +121,86 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
                 open::open_with_journal(&context.config.store, &context.paths.data_dir, clock)
                     .await
                     .map_err(|error| with_store_exit_code(error.into()))?;
-            let result = with_bus(context, async |bus| {
-                let ears = match &settings.voice {
-                    Some(_) => Some(bus.queue(spec_of_voice(&spec, settings.voice_queue())?).await?),
-                    None => None,
-                };
-                let queue = bus.queue(spec).await?;
-                let config = &context.config.agents;
-                let mut works = orchestrator(&context.config, store.clone());
-                works.patience = PATIENCE;
-                let listener = Listener {
-                    bus: bus.clone(),
-                    journal: journal.clone(),
-                    orchestrator: works,
-                    agents,
-                    customs: Customs::new(config, &context.paths.data_dir),
-                    variables: context.environment.variables().clone(),
-                    groups: Groups::default(),
-                    limits: Limits::new(config),
-                    source: Source::here("godctl", "agent"),
-                    settings,
-                };
-                let last = listener.groups.clone();
-                context.shutdown.before_exit(move || last.kill_all());
-                let place = context.config.bus.url.to_string();
-                let (name, workers) = (&listener.settings.queue, listener.settings.workers);
-                writeln!(
-                    std::io::stderr(),
-                    "working on {name} of {place}, {workers} at once; Ctrl-C ends it"
-                )
-                .ok();
-                notifier.clone().ready("listening");
-                let stop = context.shutdown.child_token();
-                Box::pin(listen(&listener, Queues { prompts: &*queue, voice: ears.as_deref() }, &stop))
-                    .await
-                    .map_err(|error| match error {
-                        ListenError::Bus(error) => anyhow::Error::new(error),
-                        ListenError::Store(error) => with_store_exit_code(error.into()),
-                    })
-            })
-            .await;
+            let stage = Stage { context, store: &store, journal: &journal, settings: &settings, spec: &spec };
+            let result = stage.serve_until_stopped(&notifier).await;
             journal.close().await;
             store.close().await;
             result
         })
         .map_err(with_exit_code)
+}
+
+/// What a listener is made from, as often as the bus has to be opened.
+struct Stage<'a> {
+    context: &'a Context,
+    store: &'a SharedStore,
+    journal: &'a Journal,
+    settings: &'a Settings,
+    spec: &'a QueueSpec,
+}
+
+impl Stage<'_> {
+    /// Waits for a broker that is away: one that is started after us, or takes longer.
+    async fn serve_until_stopped(&self, notifier: &Notifier) -> anyhow::Result<()> {
+        let mut backoff = bus::backoff::Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            let result = with_bus(self.context, async |bus| self.serve(&bus, notifier).await).await;
+            if self.context.shutdown.is_cancelled() {
+                return Ok(());
+            }
+            let is_away = |error: &anyhow::Error| {
+                let errors = error.chain().filter_map(|cause| cause.downcast_ref::<BusError>());
+                errors.into_iter().any(|error| matches!(error, BusError::Unreachable { .. }))
+            };
+            let error = match result {
+                Err(error) if is_away(&error) => error,
+                other => return other,
+            };
+            let pause = backoff.pause(&mut fastrand::Rng::new());
+            writeln!(std::io::stderr(), "{error:#}; trying again in {:.1} s", pause.as_secs_f64()).ok();
+            tokio::select! {
+                () = self.context.shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn serve(&self, bus: &SharedBus, notifier: &Notifier) -> anyhow::Result<()> {
+        let Self { context, settings, .. } = *self;
+        let ears = match &settings.voice {
+            Some(_) => Some(bus.queue(spec_of_voice(self.spec, settings.voice_queue())?).await?),
+            None => None,
+        };
+        let queue = bus.queue(self.spec.clone()).await?;
+        let config = &context.config.agents;
+        let mut works = orchestrator(&context.config, self.store.clone());
+        works.patience = PATIENCE;
+        let listener = Listener {
+            bus: bus.clone(),
+            journal: self.journal.clone(),
+            orchestrator: works,
+            agents: Roster::new(config),
+            customs: Customs::new(config, &context.paths.data_dir),
+            variables: context.environment.variables().clone(),
+            groups: Groups::default(),
+            limits: Limits::new(config),
+            source: Source::here("godctl", "agent"),
+            settings: settings.clone(),
+        };
+        let last = listener.groups.clone();
+        context.shutdown.before_exit(move || last.kill_all());
+        let place = context.config.bus.url.to_string();
+        let (name, workers) = (&listener.settings.queue, listener.settings.workers);
+        writeln!(std::io::stderr(), "working on {name} of {place}, {workers} at once; Ctrl-C ends it").ok();
+        notifier.clone().ready("listening");
+        let stop = context.shutdown.child_token();
+        Box::pin(listen(&listener, Queues { prompts: &*queue, voice: ears.as_deref() }, &stop)).await.map_err(
+            |error| match error {
+                ListenError::Bus(error) => anyhow::Error::new(error),
+                ListenError::Store(error) => with_store_exit_code(error.into()),
+            },
+        )
+    }
 }
 
 fn settings(args: &Args, context: &Context, agents: &Roster) -> anyhow::Result<Settings> {
