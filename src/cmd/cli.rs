@@ -213,8 +213,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             bus::run(&args, &session.start(loaded, Audience::Person)?)
         }
         Command::Agent(args) => {
+            let passed_on = session.global.passed_on();
             let loaded = session.load(Overrides::default())?;
-            agent::run(&args, &session.start(loaded, Audience::Person)?)
+            agent::run(&args, &session.start(loaded, Audience::Person)?, passed_on)
         }
         Command::Up(args) => {
             let passed_on = session.global.passed_on();

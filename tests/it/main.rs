@@ -20,6 +20,8 @@ mod bus_bad;
 mod cli;
 mod complaints;
 mod config;
+#[cfg(unix)]
+mod control;
 mod corpora;
 mod deepgram;
 mod demo;

@@ -23,6 +23,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 mod voice;
+mod withdraw;
 mod worker;
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
@@ -39,6 +40,7 @@ pub use request::{Request, Rules, TELEMETRY, Wanted};
 pub use retry::Backoff;
 pub use run::{ListenError, Queues, listen};
 pub use voice::VoiceRules;
+pub use withdraw::withdraw;
 
 /// What a listener works with.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Listener, OnOrphan, intake::take_in, publisher::publish, worker};
+use super::{Listener, OnOrphan, Settings, intake::take_in, publisher::publish, withdraw::CANCELLED, worker};
 use crate::{
     agents::{
         Class, Failure,
@@ -148,6 +148,7 @@ pub async fn listen(
     stop: &CancellationToken,
 ) -> Result<(), ListenError> {
     take_up(listener).await?;
+    sign_in(listener).await?;
     let (stop, halt, quiet) = (stop.child_token(), CancellationToken::new(), CancellationToken::new());
     let news = News::new();
     let intake = async {
@@ -185,6 +186,9 @@ pub async fn listen(
                     if let Err(error) = take_up(listener).await {
                         warn!(%error, "cannot look after work that was broken off");
                     }
+                    if let Err(error) = sign_in(listener).await {
+                        warn!(%error, "cannot say that this listener lives");
+                    }
                     news.ring();
                 }
             }
@@ -220,7 +224,16 @@ pub async fn listen(
             () = last => warn!("not all events could be published; the next start does"),
         }
     });
+    if let Err(error) = listener.journal.sign_out(&listener.orchestrator.holder.to_text()).await {
+        warn!(%error, "cannot say that this listener has ended");
+    }
     Ok(result?)
+}
+
+/// Lets `agent status` know of us.
+async fn sign_in(listener: &Listener) -> Result<(), StoreError> {
+    let Settings { queue, workers, .. } = &listener.settings;
+    listener.journal.sign_in(&listener.orchestrator.holder.to_text(), queue, *workers).await
 }
 
 /// Nothing waits: not in the queue, not in the journal.
@@ -268,6 +281,12 @@ async fn take_up_one(listener: &Listener, mut job: Job) -> Result<(), StoreError
     let run = session.as_ref().and_then(|session| session.run.clone()).filter(|run| run.id == job.run);
     if let Some(run) = &run {
         kill_leftovers(run).await;
+    }
+    if let Some(session) = &session
+        && store.is_asked_to_stop(&session.id, job.run).await?
+    {
+        // Somebody did not want it to go on, and whoever worked on it died before it could stop it.
+        return worker::give_up(listener, job, &Failure::new(Class::Cancelled, CANCELLED)).await;
     }
     let now = listener.orchestrator.clock.now();
     let failure = Failure::new(Class::Orphaned, "whoever worked on it is gone");

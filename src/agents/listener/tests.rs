@@ -1,5 +1,7 @@
 //! Prompts over a bus in memory, worked on by shells in the place of agents; the journal is a real file.
 
+mod cancel;
+
 use std::{
     collections::BTreeMap,
     fs,

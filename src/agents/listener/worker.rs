@@ -27,7 +27,7 @@ use crate::{
     bus::{
         Event,
         event::{
-            Stamp, ids,
+            Source as EventSource, Stamp, ids,
             payload::{
                 Payload as _,
                 agent::{AgentError, AgentPromptFailed, AgentResponse, FailedAttempt},
@@ -298,18 +298,24 @@ async fn put_off(listener: &Listener, job: Job, wait: Duration, why: &str) -> Re
 
 /// Never: the failure is told, and the prompt goes to the dead letters.
 pub(super) async fn give_up(listener: &Listener, job: Job, failure: &Failure) -> Result<(), StoreError> {
-    let outcome = Outcome {
-        native_id: None,
-        text: String::new(),
-        usage: Usage::default(),
-        verdict: Err(failure.clone()),
-        warning: None,
-    };
-    let mut narrator = Narrator::new(told_of(&job), listener.source.clone());
-    let mut events = narrator.end(&outcome, Duration::ZERO, || stamp(listener));
-    events.push(obituary(listener, &job, failure));
-    settle_ids(&job, &mut events);
+    let voice = (&listener.source, listener.settings.queue.as_str());
+    let events = last_words(&job, failure, voice, || stamp(listener));
     listener.journal.end(&job, None, (End::Dead, &events)).await.map(drop)
+}
+
+/// What is told of a prompt that is given up, by whom, and in which queue it dies.
+pub(super) fn last_words(
+    job: &Job,
+    failure: &Failure,
+    (source, queue): (&EventSource, &str),
+    stamp: impl Fn() -> Stamp,
+) -> Vec<Event> {
+    let outcome = Outcome::refused(failure.clone());
+    let mut narrator = Narrator::new(told_of(job), source.clone());
+    let mut events = narrator.end(&outcome, Duration::ZERO, &stamp);
+    events.push(obituary(job, failure, (source, queue), stamp()));
+    settle_ids(job, &mut events);
+    events
 }
 
 /// Ends a job that was answered on another machine, or by somebody who died before the journal heard of it.
@@ -378,10 +384,10 @@ fn told_of(job: &Job) -> Subject {
 }
 
 /// Says that a prompt was given up, with the whole story; its way leads to the dead letters.
-fn obituary(listener: &Listener, job: &Job, failure: &Failure) -> Event {
+fn obituary(job: &Job, failure: &Failure, (source, queue): (&EventSource, &str), stamp: Stamp) -> Event {
     let history = job.message.history.iter();
     let payload = AgentPromptFailed {
-        queue: listener.settings.queue.clone(),
+        queue: queue.to_owned(),
         key: job.key.clone(),
         session_id: job.session.clone(),
         provider: job.message.request.provider.clone(),
@@ -393,7 +399,7 @@ fn obituary(listener: &Listener, job: &Job, failure: &Failure) -> Event {
             .collect(),
         event: job.message.event.clone(),
     };
-    let mut event = registry::event(stamp(listener), listener.source.clone(), &payload);
+    let mut event = registry::event(stamp, source.clone(), &payload);
     event.correlation_ids.clone_from(&job.message.request.correlation_ids);
     event
 }
@@ -479,8 +485,8 @@ impl JobRecorder<'_> {
         }
     }
 
-    /// What becomes of the job.
-    fn plan(&self, outcome: &Outcome) -> Arc<Plan> {
+    /// What becomes of the job. Of a turn that was cancelled: by a person, or by our own drain?
+    fn plan(&self, outcome: &Outcome, by_person: bool) -> Arc<Plan> {
         let mut state = self.state.lock();
         if let Some(plan) = &state.plan {
             return Arc::clone(plan);
@@ -497,7 +503,7 @@ impl JobRecorder<'_> {
         let end = match &outcome.verdict {
             Ok(()) => End::Done,
             // We stopped it ourselves, to go on with it at the next start.
-            Err(failure) if failure.class == Class::Cancelled && self.halt.is_cancelled() => {
+            Err(failure) if failure.class == Class::Cancelled && self.halt.is_cancelled() && !by_person => {
                 state.job.message.was_broken_off = true;
                 End::Again { not_before: now, counts: false }
             }
@@ -519,7 +525,8 @@ impl JobRecorder<'_> {
             (_, verdict) => {
                 events.extend(state.narrator.end(outcome, self.began.elapsed(), || stamp(self.listener)));
                 if let Err(failure) = verdict {
-                    events.push(obituary(self.listener, &state.job, failure));
+                    let voice = (&self.listener.source, settings.queue.as_str());
+                    events.push(obituary(&state.job, failure, voice, stamp(self.listener)));
                 }
                 settle_ids(&state.job, &mut events);
             }
@@ -538,7 +545,11 @@ impl Recorder for JobRecorder<'_> {
         change: &Change<'_>,
         outcome: &Outcome,
     ) -> Result<Version, StoreError> {
-        let plan = self.plan(outcome);
+        let by_person = match change.turn {
+            Some((turn, _)) => store.is_asked_to_stop(&change.session.id, turn.run).await?,
+            None => false,
+        };
+        let plan = self.plan(outcome, by_person);
         let ended =
             self.listener.journal.end(&plan.job, Some((store, change)), (plan.end, &plan.events)).await?;
         Ok(ended.unwrap_or(change.expected))

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{
     super::{
         Access, Provider,
+        session::SessionId,
         store::{Acquired, Lease, Request, StoreError},
     },
     Holder, Orchestrator, Order, OrderError, WhenBusy,
@@ -43,6 +44,11 @@ impl Leases {
     }
 }
 
+/// The name of the lease on a session.
+pub(super) fn name_of(session: &SessionId) -> String {
+    format!("session:{session}")
+}
+
 /// What an error of a lease that we had means.
 fn lost(error: StoreError) -> OrderError {
     match error {
@@ -61,7 +67,7 @@ impl Orchestrator {
     ) -> Result<Leases, OrderError> {
         let since = Instant::now();
         let what = format!("session {}", order.session);
-        let name = format!("session:{}", order.session);
+        let name = name_of(&order.session);
         let session = self.take_one((&name, &what), floor, (order.when_busy, stop), None).await?;
         let path = order.turn.directory.display().to_string();
         let writes = provider.abilities().tools && order.turn.access != Access::Plan;

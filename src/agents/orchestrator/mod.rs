@@ -9,6 +9,7 @@
 mod identity;
 mod leases;
 mod saving;
+mod stopping;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -27,6 +28,7 @@ use super::{
 use crate::bus::Clock;
 pub use identity::{Holder, kill_leftovers};
 pub use saving::{Plain, Recorder};
+pub use stopping::Hold;
 pub use work::Scene;
 
 /// What works on turns. Cheap to share.

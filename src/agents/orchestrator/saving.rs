@@ -8,6 +8,7 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
@@ -24,6 +25,9 @@ use super::{
 const MAX_ANSWERED: usize = 64;
 /// How long to wait before the store is asked again.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often it is looked whether somebody wants the turn to be stopped; and where the store could not be asked.
+const LOOK: Duration = Duration::from_millis(500);
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// A session that others change all the time is changed in the end.
 const MAX_CONFLICTS: usize = 50;
 
@@ -40,6 +44,9 @@ pub trait Recorder: fmt::Debug + Send + Sync {
         change: &Change<'_>,
         outcome: &Outcome,
     ) -> Result<Version, StoreError>;
+
+    /// The turn is open in the store, and its agent is about to start.
+    fn opened(&self, _: &Session) {}
 }
 
 /// Nothing more.
@@ -69,6 +76,7 @@ struct State {
     version: Version,
     is_dirty: bool,
     objection: Option<Failure>,
+    is_cancelled: bool,
 }
 
 /// The end of a turn, to be stored with the session.
@@ -81,7 +89,7 @@ pub(super) struct Ending<'a> {
 
 impl Desk {
     pub(super) fn new(session: Session, version: Version) -> Self {
-        let state = State { session, version, is_dirty: false, objection: None };
+        let state = State { session, version, is_dirty: false, objection: None, is_cancelled: false };
         Self { state: Mutex::new(state), news: Notify::new() }
     }
 
@@ -92,6 +100,11 @@ impl Desk {
     /// Why the agent had to be stopped, if it had.
     pub(super) fn objection(&self) -> Option<Failure> {
         self.state.lock().objection.take()
+    }
+
+    /// Whether somebody has asked for this turn to be stopped.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.state.lock().is_cancelled
     }
 
     /// Tells the session what the agent said. True if the agent must be stopped.
@@ -209,19 +222,22 @@ impl Orchestrator {
         })
     }
 
-    /// Keeps the leases, and the store's copy of the session up to date, while a turn is worked on. Ends when the
-    /// session is no longer ours, and says why.
+    /// Keeps the leases, and the store's copy of the session up to date, while a turn is worked on; cancels `halt` when
+    /// somebody wants it to be stopped. Ends when the session is no longer ours, and says why.
     pub(super) async fn keep(
         &self,
         desk: &Desk,
         leases: &mut Leases,
         mut leader: watch::Receiver<Option<i32>>,
+        halt: &CancellationToken,
     ) -> StoreError {
         let mut renew_at = Instant::now() + leases.renewal();
+        let mut look_at = Instant::now() + LOOK;
         let mut has_leader = false;
         loop {
             let is_dirty = desk.state.lock().is_dirty;
-            let until = if is_dirty { renew_at.min(Instant::now() + PAUSE) } else { renew_at };
+            let wake_at = renew_at.min(look_at);
+            let until = if is_dirty { wake_at.min(Instant::now() + PAUSE) } else { wake_at };
             // All of these are cancel safe.
             tokio::select! {
                 () = desk.news.notified() => {}
@@ -233,6 +249,9 @@ impl Orchestrator {
                     }
                 }
                 () = tokio::time::sleep_until(until.into()) => {}
+            }
+            if Instant::now() >= look_at {
+                look_at = Instant::now() + self.look_for_stop(desk, halt).await;
             }
             let mut trouble = None;
             if Instant::now() >= renew_at {
@@ -253,6 +272,28 @@ impl Orchestrator {
                     tracing::warn!(%error, "the session could not be stored yet");
                     renew_at = renew_at.min(Instant::now() + leases.renewal() / 2);
                 }
+            }
+        }
+    }
+
+    /// Looks whether somebody wants the turn to be stopped, and says when to look again.
+    async fn look_for_stop(&self, desk: &Desk, halt: &CancellationToken) -> Duration {
+        let (id, run, is_known) = {
+            let State { session, is_cancelled, .. } = &*desk.state.lock();
+            (session.id.clone(), session.run.as_ref().map(|run| run.id), *is_cancelled)
+        };
+        let Some(run) = run.filter(|_| !is_known) else { return LOOK_AGAIN };
+        match self.store.is_asked_to_stop(&id, run).await {
+            Ok(false) => LOOK,
+            Ok(true) => {
+                tracing::info!(session = %id, %run, "somebody has cancelled the turn");
+                desk.state.lock().is_cancelled = true;
+                halt.cancel();
+                LOOK_AGAIN
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot look whether the turn was cancelled");
+                LOOK_AGAIN
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Turns with real processes: shells in the place of agents.
 
+mod stopping;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::SignedDuration;

@@ -79,6 +79,7 @@ impl Orchestrator {
         let mut may_begin_anew = order.when_lost == WhenLost::New;
         loop {
             let (desk, turn) = self.begin(scene, order, leases, run).await?;
+            scene.recorder.opened(&desk.session());
             let model = turn.model.clone();
             let errand::Done { mut outcome, mut cost, workspace } =
                 self.watch(scene, order, (&desk, turn, run), leases, (stop, say)).await?;
@@ -101,7 +102,7 @@ impl Orchestrator {
             let is_lost = matches!(&outcome.verdict, Err(failure) if failure.class == Class::SessionNotFound);
             let ending =
                 Ending { turn: &turn_record, usage: &usage, outcome: &outcome, recorder: scene.recorder };
-            if !(is_lost && may_begin_anew) {
+            if !(is_lost && may_begin_anew) || desk.is_cancelled() {
                 let stored = match self.finish(&desk, leases, &ending).await {
                     Err(error @ (StoreError::Fenced { .. } | StoreError::Gone(_))) => {
                         return Err(OrderError::Lost(error));
@@ -257,7 +258,7 @@ impl Orchestrator {
             let mut running = Box::pin(errand.run(turn, surroundings, &halt, hear));
             let mut lost = None;
             let done = {
-                let keeping = self.keep(desk, leases, news);
+                let keeping = self.keep(desk, leases, news, &halt);
                 tokio::pin!(keeping);
                 loop {
                     tokio::select! {
@@ -274,6 +275,7 @@ impl Orchestrator {
         match (lost, desk.objection()) {
             (Some(error), _) => Err(OrderError::Lost(error)),
             (None, Some(failure)) => Ok(errand::Done { outcome: refused(done.outcome, failure), ..done }),
+            (None, None) if desk.is_cancelled() => Ok(told_who_stopped_it(done)),
             (None, None) => Ok(done),
         }
     }
@@ -296,6 +298,16 @@ fn price(usage: &mut Usage, session: &Session, prices: impl Fn(&Usage, Option<&s
         usage.cost_usd = Some((before + amount).dollars());
     }
     cost
+}
+
+/// A turn that a person has cancelled from elsewhere says so.
+fn told_who_stopped_it(mut done: errand::Done) -> errand::Done {
+    if let Err(failure) = &mut done.outcome.verdict
+        && failure.class == Class::Cancelled
+    {
+        failure.message = "the turn was cancelled with `godctl agent cancel`".to_owned();
+    }
+    done
 }
 
 /// What becomes of an outcome that we stopped.

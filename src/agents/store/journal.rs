@@ -119,6 +119,73 @@ pub struct Waiting {
     pub all: usize,
 }
 
+/// A prompt that waits, as people are told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queued {
+    /// See [`NewJob::key`].
+    pub key: String,
+    /// See [`NewJob::session`].
+    pub session: String,
+    /// Who is to work on it.
+    pub provider: String,
+    /// The beginning of what is asked, [`MAX_PREVIEW`](crate::agents::session::MAX_PREVIEW) characters at most.
+    pub prompt: String,
+    /// Attempts that were begun.
+    pub attempts: u32,
+    /// The class of the failure of the last one.
+    pub last_class: Option<String>,
+    /// It waits until then; long ago if its time has come.
+    pub not_before: Timestamp,
+}
+
+/// How many prompts are not over.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Census {
+    /// By agent.
+    pub providers: BTreeMap<String, OpenCounts>,
+    /// Those that are being worked on, by whoever does, as [`Job::holder`] says.
+    pub holders: BTreeMap<String, u64>,
+    /// When the first of those is due that wait for their time.
+    pub next_at: Option<Timestamp>,
+}
+
+/// How many prompts of an agent are not over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct OpenCounts {
+    /// Their time has come.
+    pub ready: u64,
+    /// They are being worked on.
+    pub running: u64,
+    /// They wait for their time.
+    pub waiting: u64,
+}
+
+/// Where a prompt stands that is not over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ticket {
+    /// See [`NewJob::key`].
+    pub key: String,
+    /// See [`NewJob::session`].
+    pub session: String,
+    /// The run that works on it; `None` if it waits.
+    pub run: Option<Uuid>,
+}
+
+/// A process that takes prompts into this journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presence {
+    /// Who it is, as [`Holder::to_text`](super::super::orchestrator::Holder::to_text) says.
+    pub holder: String,
+    /// The queue that it takes prompts from.
+    pub queue: String,
+    /// Turns that it works on at once.
+    pub workers: u64,
+    /// When it said so first, and last.
+    pub began: Timestamp,
+    /// See above.
+    pub seen: Timestamp,
+}
+
 /// How work on a job ends, or goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -214,6 +281,64 @@ impl Journal {
     /// A broken file.
     pub async fn gates(&self) -> Result<BTreeMap<String, Gate>, StoreError> {
         self.file.all_gates().await
+    }
+
+    /// Takes the prompt of this key if it only waits, whatever else does, without that being an attempt at it.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn claim_waiting(&self, key: &str, holder: &str) -> Result<Option<Job>, StoreError> {
+        self.file.claim_waiting_job(key, holder).await
+    }
+
+    /// Prompts that wait, oldest first, at most so many.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn queued(&self, limit: usize) -> Result<Vec<Queued>, StoreError> {
+        self.file.queued_jobs(limit).await
+    }
+
+    /// How many are not over.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn census(&self) -> Result<Census, StoreError> {
+        self.file.count_open_jobs().await
+    }
+
+    /// Prompts that wait or are being worked on and have this key, with or without what stands before its colon, or
+    /// belong to this session; oldest first.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn find_open(&self, text: &str) -> Result<Vec<Ticket>, StoreError> {
+        self.file.find_open_jobs(text).await
+    }
+
+    /// Says that a process takes prompts. It says so again all the time, so that others know when it is gone; who has not
+    /// for a day is forgotten.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn sign_in(&self, holder: &str, queue: &str, workers: usize) -> Result<(), StoreError> {
+        self.file.put_listener(holder, queue, workers).await
+    }
+
+    /// It takes no more.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn sign_out(&self, holder: &str) -> Result<(), StoreError> {
+        self.file.drop_listener(holder).await
+    }
+
+    /// Who takes prompts, as far as they have said, the oldest first.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn listeners(&self) -> Result<Vec<Presence>, StoreError> {
+        self.file.read_listeners().await
     }
 
     /// When the next prompt's time comes, of those that wait for it.

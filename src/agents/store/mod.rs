@@ -101,6 +101,25 @@ pub trait SessionStore: fmt::Debug + Send + Sync {
     /// A broken backend.
     async fn release(&self, lease: &Lease) -> Result<(), StoreError>;
 
+    /// Who has a lease, as its [`Request::holder`] said; `None` if nobody has it.
+    ///
+    /// # Errors
+    /// A broken backend.
+    async fn holder_of(&self, name: &str) -> Result<Option<String>, StoreError>;
+
+    /// Asks whoever works on this run of a session to stop it; they look for that while they work. Asking again changes
+    /// nothing, and neither does asking for a run that is over: what is asked is gone with the end of its turn.
+    ///
+    /// # Errors
+    /// [`StoreError::Gone`] if there is no such session; a broken backend.
+    async fn ask_to_stop(&self, id: &SessionId, run: Uuid) -> Result<(), StoreError>;
+
+    /// Whether somebody has asked this very run to stop. It is one look at an index, for it is done all the time.
+    ///
+    /// # Errors
+    /// A broken backend.
+    async fn is_asked_to_stop(&self, id: &SessionId, run: Uuid) -> Result<bool, StoreError>;
+
     /// Encrypts all blobs anew that are not as they would be written today, `batch` of them at a time. What was done
     /// stays done if it is interrupted, and doing it again changes nothing.
     ///

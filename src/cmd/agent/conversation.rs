@@ -12,13 +12,13 @@ use uuid::Uuid;
 use super::{
     super::{Context, Exit, Failure},
     start::{Show, exit, subject},
-    store::{directory_name, orchestrator, resolve, with_exit_code},
+    store::{directory_name, is_no_session, orchestrator, resolve, with_exit_code},
 };
 use crate::{
     agents::{
         Provider, Surroundings, Turn,
         errand::Customs,
-        orchestrator::{Order, OrderError, Plain, Scene, WhenBusy, WhenLost},
+        orchestrator::{Order, Recorder, Scene, WhenBusy, WhenLost},
         session::{Session, SessionId, Source, State, WORKTREE, parse_tag},
         store::{Change, Filter, SharedStore},
     },
@@ -134,10 +134,6 @@ pub(super) async fn choose(
     Ok(session)
 }
 
-fn is_no_session(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref::<OrderError>(), Some(OrderError::NoSession(_)))
-}
-
 pub(super) fn canonical(directory: &Path) -> anyhow::Result<PathBuf> {
     directory.canonicalize().with_context(|| format!("--cwd {}: no such directory", directory.display()))
 }
@@ -151,6 +147,8 @@ pub(super) struct Conversation<'a> {
     pub(super) choice: &'a Choice,
     pub(super) customs: &'a Customs,
     pub(super) surroundings: Surroundings<'a>,
+    /// Who stores the ends of turns.
+    pub(super) recorder: &'a dyn Recorder,
 }
 
 impl Conversation<'_> {
@@ -181,7 +179,7 @@ impl Conversation<'_> {
             customs: self.customs,
             source: Source::Cli,
             surroundings: self.surroundings,
-            recorder: &Plain,
+            recorder: self.recorder,
         };
         let started = Instant::now();
         let mut unread = None;

@@ -214,7 +214,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
                 return Err(Failure::new(Exit::Usage, error).into());
             }
             let (provider, id) = (stored.session.provider, stored.session.id.to_string());
-            return start::run(&start::Args::resume(provider, id, args.clone()), context);
+            return start::run(&start::Args::resume(provider, id, args.clone()), context, Vec::new());
         }
         Action::Rm { ids, yes, .. } => confirm(*yes, &format!("delete {} sessions", ids.len()))?,
         Action::Prune { yes, dry_run: false, .. } => confirm(*yes, "delete old sessions")?,

@@ -2,27 +2,31 @@
 //! and no prompt, one after another.
 
 use std::{
+    ffi::OsString,
     io::{IsTerminal as _, Read as _, Write as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, anyhow};
+use clap::ValueEnum as _;
 use uuid::Uuid;
 
 use super::{
     super::{Context, Exit, Failure as CmdFailure, Stdout, Threads, bus::duration},
     conversation::{self, Choice, Conversation, canonical},
-    dialogue,
+    detach, dialogue,
     screen::Screen,
     store::{tidy, with_store},
 };
 use crate::{
     agents::{
-        Access, Class, Failure, Groups, Limits, NativeId, Outcome, Output, Provider, Surroundings, Thread,
-        Turn,
+        Access, Class, Failure, Groups, Limits, NativeId, Outcome, Output, Place, Provider, Surroundings,
+        Thread, Turn,
         errand::{Customs, Errand, Workspace},
         narrator::{Narrator, Subject},
+        orchestrator::{Plain, Recorder},
+        process,
         providers::Roster,
     },
     bus::{
@@ -52,6 +56,7 @@ Examples:
   git diff | godctl agent start gemini -p - > review.md
   godctl agent start ollama --model qwen3 -p \"name three rivers\"
   godctl agent start claude -p \"plan it\" --json | jq -r .event_type
+  godctl agent start codex --file task.md --detach    begin, print the session's id, and leave it at work
 
 Exit codes: 0 answered, 1 failed, 2 wrong usage, 69 the agent is not installed, 75 try again later
 (a limit or an overload), 130 cancelled.")]
@@ -91,9 +96,16 @@ pub(super) struct Args {
     /// Let it work in a git worktree of its own, on a branch of its own, which is kept if anything was done there
     #[arg(long)]
     worktree: bool,
-    /// Print events, one JSON object a line, in place of the answer
+    /// Print events, one JSON object a line, in place of the answer; with --detach one object that tells what was begun
     #[arg(long)]
     json: bool,
+    /// Let it work in a process of its own, which no terminal ends: print the session's id once the turn has begun, and
+    /// return
+    #[arg(long, conflicts_with = "no_session")]
+    detach: bool,
+    /// We are that process, and complain here
+    #[arg(long, hide = true, value_name = "FILE")]
+    detached: Option<PathBuf>,
     #[command(flatten)]
     choice: Choice,
 }
@@ -118,12 +130,67 @@ impl Args {
             ephemeral: false,
             worktree: false,
             json,
+            detach: false,
+            detached: None,
             choice,
         }
     }
+
+    /// The same turn as words behind `agent start`, without its prompt and how it is shown.
+    fn words(&self) -> Vec<OsString> {
+        let Self {
+            provider,
+            prompt: _,
+            file: _,
+            model,
+            cwd,
+            access,
+            timeout,
+            max_turns,
+            budget_usd,
+            ephemeral,
+            worktree,
+            json: _,
+            detach: _,
+            detached: _,
+            choice,
+        } = self;
+        let Choice { session_id, goes_on, on_missing, tags, wait, no_wait: _, shared_dir, no_session: _ } =
+            choice;
+        let mut words: Vec<OsString> = Vec::new();
+        let mut with = |name: &str, value: Option<OsString>| {
+            if let Some(value) = value {
+                let mut word = OsString::from(format!("--{name}="));
+                word.push(value);
+                words.push(word);
+            }
+        };
+        with("model", model.as_ref().map(OsString::from));
+        with("cwd", cwd.as_ref().map(OsString::from));
+        with("access", access.to_possible_value().map(|value| value.get_name().into()));
+        with("timeout", timeout.map(|timeout| format!("{}ms", timeout.as_millis()).into()));
+        with("max-turns", max_turns.map(|turns| turns.to_string().into()));
+        with("budget-usd", budget_usd.map(|budget| budget.to_string().into()));
+        with("session-id", session_id.as_ref().map(OsString::from));
+        with("on-missing", on_missing.to_possible_value().map(|value| value.get_name().into()));
+        for tag in tags {
+            with("tag", Some(tag.into()));
+        }
+        let switches = [
+            (*ephemeral, "--ephemeral"),
+            (*worktree, "--worktree"),
+            (*goes_on, "--continue"),
+            (*wait, "--wait"),
+            (*shared_dir, "--shared-dir"),
+        ];
+        words.extend(switches.iter().filter(|(is_on, _)| *is_on).map(|(_, name)| OsString::from(name)));
+        words.extend(["--".into(), provider.into()]);
+        words
+    }
 }
 
-pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+/// `passed_on` are the global flags as words of a command line.
+pub(super) fn run(args: &Args, context: &Context, passed_on: Vec<OsString>) -> anyhow::Result<()> {
     let usage = |failure: Failure| CmdFailure::new(Exit::Usage, failure);
     let roster = Roster::new(&context.config.agents);
     let provider = roster.by_name(&args.provider).map_err(usage)?;
@@ -146,6 +213,22 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         return Ok(refuse("tools and changes no files (--worktree)")?);
     }
     let prompt = prompt(args)?;
+    if args.detach {
+        let prompt = prompt.ok_or_else(no_prompt)?;
+        if let Place::Program(program) = provider.place()
+            && process::find(program, context.environment.variables()).is_none()
+        {
+            let error = anyhow!(
+                "{} is not installed or not on the search path; `godctl agent providers` tells which agents are here",
+                args.provider
+            );
+            return Err(CmdFailure::new(Exit::Unavailable, error).into());
+        }
+        return detach::start(context, (passed_on, args.words()), &prompt, args.json);
+    }
+    if args.detached.is_some() {
+        detach::leave_terminal();
+    }
     let config = &context.config.agents;
     let limits = Limits::new(config);
     let limits = Limits { total: args.timeout.unwrap_or(limits.total), ..limits };
@@ -154,8 +237,12 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let last = groups.clone();
     context.shutdown.before_exit(move || last.kill_all());
     let customs = Customs::new(config, &context.paths.data_dir);
-    let mut show: Box<dyn Show + Send> =
-        if args.json { Box::new(Events(None)) } else { Box::new(Screen::new(context.terminal)) };
+    let mut show: Box<dyn Show + Send> = match (&args.detached, args.json) {
+        (Some(_), _) => Box::new(detach::Unseen),
+        (None, true) => Box::new(Events(None)),
+        (None, false) => Box::new(Screen::new(context.terminal)),
+    };
+    let recorder: &dyn Recorder = if args.detached.is_some() { &detach::Announcer } else { &Plain };
     let turn = Turn {
         model: args.model.clone(),
         access: args.access,
@@ -186,6 +273,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
                 choice,
                 customs,
                 surroundings,
+                recorder,
             };
             let result = match prompt {
                 Some(prompt) => {
@@ -198,7 +286,11 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
             result
         })
         .await
-    })
+    })?;
+    if let Some(log) = &args.detached {
+        detach::clean_up(log);
+    }
+    Ok(())
 }
 
 /// One turn that nobody remembers.

@@ -72,6 +72,11 @@ pub(super) async fn resolve(store: &dyn SessionStore, text: &str) -> anyhow::Res
     }
 }
 
+/// Whether an error of [`resolve`] says that there is no such session.
+pub(super) fn is_no_session(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<OrderError>(), Some(OrderError::NoSession(_)))
+}
+
 /// Gives an error its exit code.
 pub(super) fn with_exit_code(error: anyhow::Error) -> anyhow::Error {
     if error.chain().any(|cause| cause.is::<Failure>()) {

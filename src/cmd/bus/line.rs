@@ -142,7 +142,7 @@ fn gist(payload: &Value) -> String {
 
 /// At most `limit` characters of a text, with those escaped that a terminal would obey or that would make the line
 /// look like another one: controls, and marks that change the direction of writing.
-pub(super) fn printable(text: &str, limit: usize) -> String {
+pub(in crate::cmd) fn printable(text: &str, limit: usize) -> String {
     let mut shown = String::with_capacity(text.len().min(limit));
     for c in text.chars().take(limit) {
         match c {
@@ -192,7 +192,7 @@ pub(super) fn event_line(event: &Event) -> String {
 }
 
 /// A value as one line of JSON.
-pub(super) fn json_line(value: &Value) -> String {
+pub(in crate::cmd) fn json_line(value: &Value) -> String {
     escaped(value.to_string())
 }
 

@@ -38,7 +38,7 @@ mod work_lines;
 pub(super) use command::{Args, DevArgs, run, run_dev};
 pub(super) use connection::{with_bus, with_exit_code};
 pub(super) use doctor::quick;
-pub(super) use line::is_obeyed;
+pub(super) use line::{is_obeyed, json_line, printable};
 pub(super) use quantity::{Moment, duration, moment};
 pub(super) use queues::confirm;
 pub(super) use table::{Side, table};

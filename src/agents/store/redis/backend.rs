@@ -41,6 +41,10 @@ impl RedisStore {
         self.key(&format!("session:{id}"))
     }
 
+    fn stops_key(&self, id: &SessionId) -> String {
+        self.key(&format!("stops:{id}"))
+    }
+
     /// The indexes that a session stands in.
     fn indexes(&self, session: &Session) -> Vec<String> {
         let own = [
@@ -87,6 +91,7 @@ impl RedisStore {
             .key(self.key("usage"))
             .key(self.key("usage:at"))
             .key(self.key(&format!("usage:of:{id}")))
+            .key(self.stops_key(id))
             .arg(id.as_str())
             .arg(change.id.to_string())
             .arg(expected.0)
@@ -250,6 +255,7 @@ impl SessionStore for RedisStore {
             .key(self.key("usage"))
             .key(self.key("usage:at"))
             .key(self.key(&format!("usage:of:{id}")))
+            .key(self.stops_key(id))
             .arg(id.as_str())
             .arg(if what == Remove::Everything { "1" } else { "0" });
         self.run(&script).await
@@ -296,6 +302,23 @@ impl SessionStore for RedisStore {
             .key(self.key(&format!("lock:{}", lease.name)))
             .arg(lease.token.to_string());
         self.run(&script).await
+    }
+
+    async fn holder_of(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let mut script = self.scripts.holder.prepare_invoke();
+        script.key(self.key(&format!("lease:{name}"))).key(self.key(&format!("lock:{name}")));
+        self.run(&script).await
+    }
+
+    async fn ask_to_stop(&self, id: &SessionId, run: Uuid) -> Result<(), StoreError> {
+        let mut script = self.scripts.stop.prepare_invoke();
+        script.key(self.session_key(id)).key(self.stops_key(id)).arg(run.to_string());
+        let is_there: bool = self.run(&script).await?;
+        if is_there { Ok(()) } else { Err(StoreError::Gone(id.clone())) }
+    }
+
+    async fn is_asked_to_stop(&self, id: &SessionId, run: Uuid) -> Result<bool, StoreError> {
+        self.ask(cmd("SISMEMBER").arg(self.stops_key(id)).arg(run.to_string())).await
     }
 
     async fn reseal(&self, batch: usize) -> Result<Resealed, StoreError> {

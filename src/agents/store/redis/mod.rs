@@ -6,7 +6,7 @@
 //!
 //! Keys, all behind a prefix: `session:ID` (hash), `turns:ID` and `words:ID` (hashes by number), `index:…` (sorted by the
 //! time of the last change), `usage` and `usage:at`, `lease:NAME` (hash that stays: number and token of the latest lease)
-//! and `lock:NAME` (its token, with a time to live).
+//! and `lock:NAME` (its token, with a time to live), `stops:ID` (set of the runs that somebody wants to be stopped).
 
 mod backend;
 mod connect;

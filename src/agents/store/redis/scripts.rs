@@ -11,6 +11,8 @@ pub(super) struct Scripts {
     pub(super) renew: Script,
     pub(super) release: Script,
     pub(super) swap: Script,
+    pub(super) stop: Script,
+    pub(super) holder: Script,
 }
 
 impl Scripts {
@@ -22,13 +24,15 @@ impl Scripts {
             renew: Script::new(RENEW),
             release: Script::new(RELEASE),
             swap: Script::new(SWAP),
+            stop: Script::new(STOP),
+            holder: Script::new(HOLDER),
         }
     }
 }
 
 /// Creates a session (expected version 0) or changes one. Gives a word and a number.
 const WRITE: &str = r"
-local session, lease, turns, words, usage, usage_at, usage_of = unpack(KEYS)
+local session, lease, turns, words, usage, usage_at, usage_of, stops = unpack(KEYS)
 local id, change, expected, token, fence = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local plain, sealed, score, indexes = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local number, turn_plain, turn_sealed, run, used, used_at = unpack(ARGV, 10, 15)
@@ -56,12 +60,13 @@ if number ~= '' then
     redis.call('HSET', usage, run, used)
     redis.call('ZADD', usage_at, used_at, run)
     redis.call('SADD', usage_of, run)
+    redis.call('SREM', stops, run)
 end
 return {'done', version + 1}
 ";
 
 const REMOVE: &str = r"
-local session, turns, words, usage, usage_at, usage_of = unpack(KEYS)
+local session, turns, words, usage, usage_at, usage_of, stops = unpack(KEYS)
 local id, everything = ARGV[1], ARGV[2]
 for _, index in ipairs(cjson.decode(redis.call('HGET', session, 'indexes') or '[]')) do
     redis.call('ZREM', index, id)
@@ -73,7 +78,7 @@ if everything == '1' then
     end
     redis.call('DEL', usage_of)
 end
-redis.call('DEL', turns, words)
+redis.call('DEL', turns, words, stops)
 return redis.call('DEL', session)
 ";
 
@@ -117,4 +122,18 @@ const SWAP: &str = r"
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return 1
+";
+
+/// Asks for a run to be stopped; 0 if there is no such session.
+const STOP: &str = r"
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('SADD', KEYS[2], ARGV[1])
+return 1
+";
+
+/// Who has a lease; false, which is nil, if its time is over.
+const HOLDER: &str = r"
+local lease, lock = unpack(KEYS)
+if redis.call('EXISTS', lock) == 0 then return false end
+return redis.call('HGET', lease, 'holder')
 ";

@@ -54,6 +54,17 @@ impl SqliteStore {
         Ok(Acquired::Lease(Lease { name: request.name.to_owned(), token: request.token, fence }))
     }
 
+    pub(super) async fn read_holder(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let mut guard = self.connection.lock().await;
+        let connection = self.open_one(&mut guard)?;
+        sqlx::query_scalar("SELECT holder FROM leases WHERE name = ? AND until > ?")
+            .bind(name)
+            .bind(millis(self.clock.now()))
+            .fetch_optional(connection)
+            .await
+            .map_err(|error| self.failed("read", &error))
+    }
+
     pub(super) async fn extend_lease(&self, lease: &Lease, ttl_ms: i64) -> Result<(), StoreError> {
         let failed = |error| self.failed("renew a lease in", &error);
         let mut guard = self.connection.lock().await;

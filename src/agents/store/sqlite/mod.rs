@@ -3,11 +3,13 @@
 //! A connection for each process, used by one call at a time: what an agent needs in an hour SQLite does in a second.
 //! Every change is an immediate transaction that the disk has before the call returns.
 
+mod desk;
 mod gates;
 mod journal;
 mod leases;
 mod schema;
 mod sessions;
+mod stops;
 #[cfg(test)]
 mod tests;
 

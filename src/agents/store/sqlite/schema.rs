@@ -11,7 +11,9 @@ pub(super) const FORMAT: Format =
 /// back, for the next one's number must be larger. `inbox` and `outbox` are the journal of `agent listen`: prompts that
 /// were accepted, and events to be published (`sent` is 0 until they are,
 /// `taken` tells when `taker` began to); `buried` are events that went to the dead
-/// letters; `gates` say whether an agent may begin another turn (JSON of `limits::Gate`).
+/// letters; `gates` say whether an agent may begin another turn (JSON of `limits::Gate`);
+/// `listeners` are the processes that take prompts in. `stops` are runs that somebody wants to be stopped; a row goes with
+/// the end of its turn, or with its session.
 const VERSION_1: &str = "
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 
@@ -95,4 +97,14 @@ CREATE INDEX outbox_by_key ON outbox(key);
 CREATE TABLE gates(provider TEXT PRIMARY KEY, gate TEXT NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE buried(event_id TEXT PRIMARY KEY) WITHOUT ROWID;
+
+CREATE TABLE stops(session TEXT NOT NULL, run TEXT NOT NULL, PRIMARY KEY(session, run)) WITHOUT ROWID;
+
+CREATE TABLE listeners(
+    holder TEXT PRIMARY KEY,
+    queue TEXT NOT NULL,
+    workers INTEGER NOT NULL,
+    began INTEGER NOT NULL,
+    seen INTEGER NOT NULL
+) WITHOUT ROWID;
 ";

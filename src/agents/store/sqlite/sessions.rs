@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::{Connection as _, QueryBuilder, Row as _, Sqlite, SqliteConnection, sqlite::SqliteRow};
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
 use super::{
     super::{
@@ -18,6 +19,7 @@ use super::{
     journal::{event_place, job_place},
     leases,
     schema::FORMAT,
+    stops,
 };
 use crate::{
     agents::session::{Session, SessionId, TurnRecord, UsageRow},
@@ -183,6 +185,7 @@ impl SqliteStore {
                 .execute(&mut *connection)
                 .await
                 .map_err(failed)?;
+            stops::forget(connection, id, usage.run).await.map_err(failed)?;
         }
         Ok(Version(next))
     }
@@ -368,9 +371,10 @@ impl SessionStore for SqliteStore {
             "DELETE FROM sessions WHERE id = ?",
             "DELETE FROM tags WHERE session = ?",
             "DELETE FROM turns WHERE session = ?",
+            "DELETE FROM stops WHERE session = ?",
             "DELETE FROM usage WHERE session = ?",
         ];
-        let count = if what == Remove::Everything { 4 } else { 3 };
+        let count = if what == Remove::Everything { 5 } else { 4 };
         for (index, statement) in statements.into_iter().take(count).enumerate() {
             let gone =
                 sqlx::query(statement).bind(id.as_str()).execute(&mut *transaction).await.map_err(failed)?;
@@ -390,6 +394,18 @@ impl SessionStore for SqliteStore {
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         self.drop_lease(lease).await
+    }
+
+    async fn holder_of(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.read_holder(name).await
+    }
+
+    async fn ask_to_stop(&self, id: &SessionId, run: Uuid) -> Result<(), StoreError> {
+        self.put_stop(id, run).await
+    }
+
+    async fn is_asked_to_stop(&self, id: &SessionId, run: Uuid) -> Result<bool, StoreError> {
+        self.has_stop(id, run).await
     }
 
     async fn reseal(&self, batch: usize) -> Result<Resealed, StoreError> {

@@ -5,6 +5,7 @@
 mod changes;
 mod leases;
 mod secrets;
+mod stops;
 
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ use crate::{
 
 /// The laws, for [`conformance!`].
 pub(crate) mod laws {
-    pub(crate) use super::{changes::*, leases::*, secrets::*};
+    pub(crate) use super::{changes::*, leases::*, secrets::*, stops::*};
 }
 
 /// A clock that is set by hand.
@@ -157,6 +158,9 @@ macro_rules! conformance {
             keys_are_rotated_and_the_old_one_can_be_forgotten
             a_store_without_encryption_reads_what_was_sealed_before
             what_was_said_can_be_searched
+            who_has_a_lease_is_told_while_it_lasts
+            a_run_that_is_asked_to_stop_is_known_to_all_and_no_other_run_is_meant
+            what_was_asked_of_a_run_is_gone_with_its_turn_and_with_its_session
         );
     };
     ($module:ident, $fixture:expr; $($law:ident)*) => {
