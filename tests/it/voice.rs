@@ -151,7 +151,8 @@ fn the_demo_leaves_its_events_on_the_bus_and_shows_them() {
     assert!(ran.stdout.contains("\nthe same again: godctl bus tail --since 5m\n"), "{}", ran.stdout);
 
     let exported = home.path().join("all.jsonl");
-    let ran = home.godctl(&["bus", "export", exported.to_str().unwrap()]);
+    let said = ["--bind", "voice.#", "--bind", "transcription.#"];
+    let ran = home.godctl(&[&["bus", "export", exported.to_str().unwrap()], &said[..]].concat());
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let events = events(&exported);
     assert_eq!(texts(&events).len() as u64, published);
