@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     agent::Desk,
     broker::Broker,
+    redis_node::RedisNode,
     support::{Ran, Running},
 };
 
@@ -51,7 +52,13 @@ impl Office {
         let root = self.desk.home.path().to_str().unwrap();
         let mut command = self.desk.command();
         command.args(&self.at).args(["agent", "listen", "--root", root]).args(args);
-        Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        let log = fs::File::options().create(true).append(true).open(self.log()).unwrap();
+        Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
+    /// What listeners say, for a test that fails.
+    fn log(&self) -> PathBuf {
+        self.desk.home.path().join("listeners.log")
     }
 
     /// Makes the queue, so that nothing is published before anybody is bound.
@@ -79,6 +86,14 @@ impl Office {
     fn sessions(&self) -> Vec<Value> {
         let ran = self.run(&["agent", "sessions", "list", "--json"]);
         ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl Drop for Office {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}", fs::read_to_string(self.log()).unwrap_or_default());
+        }
     }
 }
 
@@ -211,39 +226,81 @@ fn whole_utterances_are_prompts_for_who_is_named_and_fragments_and_telemetry_are
     assert_eq!(office.sessions().len(), 2);
 }
 
+/// Pattern 1: from a recording to the answer of an agent, over a real broker, with sessions in a real Redis.
+#[test]
+fn what_is_said_in_a_recording_is_answered_by_an_agent_on_the_same_correlation() {
+    let (Some(broker), Some(redis)) = (Broker::start(), RedisNode::start()) else { return };
+    let store = format!("store.url={}", redis.url());
+    let office = Office::new(&[&format!("bus.url={}", broker.url()), "bus.history=true", &store]);
+    office.desk.agent("claude", &ANSWER.replace("WAIT", ""));
+    let flags = ["--voice=prefix", "--workers", "2"];
+    // A first round makes the queues, so that nothing is said before anybody listens.
+    let first = office.listen(&[&flags[..], &["--idle", "0s"]].concat()).0.wait().unwrap();
+    assert_eq!(first.code(), Some(0));
+    let listener = office.listen(&flags);
+    for recording in ["assets/demo/demo4.wav", "assets/demo/demo3.wav"] {
+        office.run(&["transcribe", "--publish", "--model", "command-en", recording]);
+    }
+    let answers = office.until_told("agent.response.completed", 1);
+    let started = office.until_told("agent.session.started", 1);
+    ends_in_order(listener);
+    let heard = office.told("voice.transcription.completed");
+    let command = heard
+        .iter()
+        .find(|event| event["payload"]["text"].as_str().unwrap().starts_with("computer "))
+        .unwrap_or_else(|| panic!("{heard:?}"));
+    let said = command["payload"]["text"].as_str().unwrap().trim_start_matches("computer ");
+    let answer = &answers[0];
+    assert_eq!(
+        (answer["payload"]["prompt"].as_str(), &answer["payload"]["response"]),
+        (Some(said), &json!("two"))
+    );
+    assert_eq!(answer["correlation_ids"][0], command["event_id"]);
+    assert_eq!(started[0]["correlation_ids"], answer["correlation_ids"]);
+    assert_eq!(answers.len(), 1, "the other recording calls nobody");
+    assert_eq!(office.sessions()[0]["state"], "idle");
+}
+
 #[test]
 fn a_broker_that_comes_later_is_waited_for_and_one_that_restarts_is_found_again() {
     let Some(mut broker) = Broker::start() else { return };
-    let office = Office::new(&[&format!("bus.url={}", broker.url()), "bus.history=true"]);
+    let office = Office::new(&[&format!("bus.url={}", broker.url())]);
     office.open();
-    office.publish(&json!({"provider": "echo", "prompt": "first", "session_id": "s"}));
+    office.run(&["bus", "work", "answers", "--lines", "--bind", "agent.response.completed"]);
+    let prompt =
+        |text: &str| json!({"provider": "echo", "prompt": text, "session_id": "s", "access": "plan"});
+    office.publish(&prompt("first"));
     broker.kill();
     let listener = office.listen(&["--workers", "1"]);
+    until("it waits", || fs::read_to_string(office.log()).ok()?.contains("trying again").then_some(()));
     broker.restart();
-    // A node that has just started talks before it has all its queues.
-    let ask = |args: &[&str]| -> Option<Ran> {
-        let ran: Ran = office.desk.command().args(&office.at).args(args).output().unwrap().into();
-        (ran.code == Some(0)).then_some(ran)
+    let until_asked = |count: u64| {
+        until(&format!("{count} were answered"), || {
+            let session = office.sessions().into_iter().next()?;
+            (session["prompt_count"] == count && session["state"] == "idle").then_some(())
+        });
     };
-    let told = || -> Option<BTreeSet<(String, String)>> {
-        let ran = ask(&["bus", "export", "--bind", "agent.response.completed"])?;
-        let of = |line: &str| {
-            let event: Value = serde_json::from_str(line).unwrap();
-            let text = |value: &Value| value.as_str().unwrap().to_owned();
-            (text(&event["event_id"]), text(&event["payload"]["response"]))
-        };
-        Some(ran.stdout.lines().map(of).collect())
-    };
-    until("the first was answered", || told().filter(|told| told.len() == 1));
+    until_asked(1);
     broker.kill();
     broker.restart();
-    until("the node is whole again", || ask(&["bus", "queues"]));
-    office.publish(&json!({"provider": "echo", "prompt": "second", "session_id": "s"}));
-    // What a dying broker had not confirmed yet is published again, under the same id.
-    let told = until("both were answered", || told().filter(|told| told.len() >= 2));
+    // A node that has just started talks before it has all its queues.
+    until("the node is whole again", || {
+        let mut command = office.desk.command();
+        let ran: Ran = command.args(&office.at).args(["bus", "queues"]).output().unwrap().into();
+        (ran.code == Some(0)).then_some(())
+    });
+    office.publish(&prompt("second"));
+    until_asked(2);
     ends_in_order(listener);
-    let told: BTreeSet<_> = told.iter().map(|(_, response)| response.as_str()).collect();
-    assert_eq!(told, BTreeSet::from(["first", "second"]));
+    let file = office.desk.home.path().join("answers");
+    let note = format!("cat >> {0}; echo >> {0}", file.display());
+    office.run(&["bus", "work", "answers", "--idle", "1s", "--", "sh", "-c", &note]);
+    let lines = fs::read_to_string(file).unwrap();
+    let responses = lines.lines().filter(|line| !line.trim().is_empty()).map(|line| {
+        let event: Value = serde_json::from_str(line).unwrap();
+        event["payload"]["response"].as_str().unwrap().to_owned()
+    });
+    assert_eq!(responses.collect::<BTreeSet<_>>(), BTreeSet::from(["first".to_owned(), "second".to_owned()]));
 }
 
 #[test]

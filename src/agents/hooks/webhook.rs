@@ -66,3 +66,93 @@ impl Post<'_> {
 fn read(key: &'static str, file: &Path) -> Result<Secret, String> {
     Secret::read(key, file).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use axum::{
+        Router,
+        extract::{Path as Route, State},
+        http::{HeaderMap, StatusCode},
+        routing::post,
+    };
+    use parking_lot::Mutex;
+    use serde_json::json;
+
+    use super::*;
+
+    type Seen = Arc<Mutex<Vec<(Option<String>, Value)>>>;
+
+    /// Answers as the last part of the address says, and notes what it was told.
+    async fn answer(
+        State(seen): State<Seen>,
+        Route(what): Route<String>,
+        headers: HeaderMap,
+        body: String,
+    ) -> (StatusCode, String) {
+        let key = headers.get("authorization").map(|key| key.to_str().unwrap().to_owned());
+        seen.lock().push((key, serde_json::from_str(&body).unwrap()));
+        match what.as_str() {
+            "abort" => (StatusCode::OK, json!({"abort": true, "message": "not today"}).to_string()),
+            "prompt" => (StatusCode::OK, json!({"prompt": "something else"}).to_string()),
+            "broken" => (StatusCode::INTERNAL_SERVER_ERROR, "secret detail".to_owned()),
+            "never" => std::future::pending().await,
+            _ => (StatusCode::OK, "thanks".to_owned()),
+        }
+    }
+
+    async fn server() -> (String, Seen) {
+        let seen = Seen::default();
+        let app = Router::new().route("/hook/{what}", post(answer)).with_state(Arc::clone(&seen));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        #[allow(clippy::disallowed_methods, reason = "ends with the runtime of the test")]
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        (format!("http://{address}/hook/"), seen)
+    }
+
+    fn at(url: &str) -> Post<'_> {
+        Post { url: Some(url), url_file: None, key_file: None, patience: Duration::from_secs(60) }
+    }
+
+    #[tokio::test]
+    async fn the_answer_of_a_service_decides_and_a_word_for_people_does_not() {
+        let (url, seen) = server().await;
+        let body = json!({"phase": "before", "prompt": "count"});
+        let decide = async |what: &str| at(&format!("{url}{what}")).decide(&body).await;
+        assert_eq!(decide("fine").await, Ok(Decision::Go));
+        assert_eq!(decide("prompt").await, Ok(Decision::Rewrite("something else".to_owned())));
+        assert_eq!(decide("abort").await, Ok(Decision::Stop("not today".to_owned())));
+        assert_eq!(decide("broken").await, Err("answered with HTTP 500".to_owned()));
+        assert!(seen.lock().iter().all(|(key, told)| key.is_none() && *told == body));
+    }
+
+    #[tokio::test]
+    async fn an_address_and_a_key_come_from_files_and_are_not_told() {
+        let (url, seen) = server().await;
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let (place, key) = (file("url", &format!("{url}fine\n")), file("key", "marker-of-a-key\n"));
+        let post = Post { url: None, url_file: Some(&place), key_file: Some(&key), ..at("") };
+        assert_eq!(post.decide(&json!({})).await, Ok(Decision::Go));
+        assert_eq!(seen.lock()[0].0.as_deref(), Some("Bearer marker-of-a-key"));
+        let nobody = file("nobody", "http://127.0.0.1:9/marker-of-an-address");
+        let lost =
+            Post { url: None, url_file: Some(&nobody), ..at("") }.decide(&json!({})).await.unwrap_err();
+        assert!(lost.starts_with("was not reached") && !lost.contains("marker"), "{lost}");
+    }
+
+    #[tokio::test]
+    async fn a_service_that_does_not_answer_is_cut() {
+        let (url, _) = server().await;
+        let slow = Post { patience: Duration::from_millis(100), ..at(&format!("{url}never")) }
+            .decide(&json!({}))
+            .await;
+        assert_eq!(slow, Err("did not answer within 0 s".to_owned()));
+    }
+}

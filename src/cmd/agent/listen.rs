@@ -107,7 +107,7 @@ enum Voice {
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// Between two attempts to reach a broker that is away: at most so long at first, and at last.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let notifier = Notifier::new(context);
