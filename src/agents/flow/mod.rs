@@ -39,7 +39,7 @@ pub const AGENT: &str = "flow";
 /// The entry of a session's `extra` with the run that it belongs to, or is.
 pub const RUN: &str = "flow.run";
 /// The step whose session it is.
-pub const STEP: &str = "flow.step";
+pub use super::session::FLOW_STEP as STEP;
 /// The turn that settled the step.
 pub const SETTLED: &str = "flow.settled";
 /// The file of the flow of a run.

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     agents::{
         Class, Failure,
-        session::State,
+        session::Session,
         store::{
             Filter, StoreError,
             journal::{Accepted, Message, NewJob},
@@ -230,7 +230,7 @@ async fn session_of(listener: &Listener, request: &Request) -> Result<Result<Str
                 ..Filter::default()
             };
             let latest = store.list(&filter).await?.into_iter();
-            let latest = latest.map(|stored| stored.session).find(|session| session.state != State::Ended);
+            let latest = latest.map(|stored| stored.session).find(Session::can_be_continued);
             return Ok(Ok(
                 latest.map_or_else(|| Uuid::now_v7().to_string(), |session| session.id.to_string())
             ));

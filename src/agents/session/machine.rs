@@ -323,6 +323,16 @@ mod tests {
     }
 
     #[test]
+    fn the_latest_session_is_one_that_a_person_may_mean() {
+        let session = session();
+        assert!(session.can_be_continued());
+        let ended = Session { state: State::Ended, ..session.clone() };
+        let mut step = session;
+        step.extra.insert(super::super::FLOW_STEP.to_owned(), "review".to_owned());
+        assert!(!ended.can_be_continued() && !step.can_be_continued());
+    }
+
+    #[test]
     fn a_turn_is_begun_named_and_recorded_and_the_next_one_goes_on_in_it() {
         let mut session = session();
         assert_eq!(begin(&mut session, 1), Ok(vec![Effect::Save]));

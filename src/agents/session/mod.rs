@@ -31,6 +31,8 @@ pub const MAX_FILES: usize = 1_000;
 /// The entry of [`Session::extra`] of a session that has a git worktree of its own, and has had it from its beginning:
 /// agents keep their conversations by directory.
 pub const WORKTREE: &str = "worktree";
+/// The entry of [`Session::extra`] of a session that is a step of a flow: its name.
+pub const FLOW_STEP: &str = "flow.step";
 /// Tags of a session.
 pub const MAX_TAGS: usize = 32;
 
@@ -229,6 +231,15 @@ pub struct Session {
     /// What was said.
     #[serde(skip)]
     pub words: Words,
+}
+
+impl Session {
+    /// Whether somebody who asks for the latest session of an agent may mean it: it has not ended, and is no step of a
+    /// flow.
+    #[must_use]
+    pub fn can_be_continued(&self) -> bool {
+        self.state != State::Ended && !self.extra.contains_key(FLOW_STEP)
+    }
 }
 
 /// What was said in a session.

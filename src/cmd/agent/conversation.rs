@@ -19,7 +19,7 @@ use crate::{
         Provider, Surroundings, Turn,
         errand::Customs,
         orchestrator::{Order, Recorder, Scene, WhenBusy, WhenLost},
-        session::{Session, SessionId, Source, State, WORKTREE, parse_tag},
+        session::{Session, SessionId, Source, WORKTREE, parse_tag},
         store::{Change, Filter, SharedStore},
     },
     bus::{Clock as _, SystemClock},
@@ -82,7 +82,7 @@ pub(super) async fn choose(
                 ..Filter::default()
             };
             let latest = store.list(&filter).await?.into_iter();
-            latest.into_iter().find(|stored| stored.session.state != State::Ended)
+            latest.into_iter().find(|stored| stored.session.can_be_continued())
         }
         None => None,
     };
