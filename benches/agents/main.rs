@@ -69,11 +69,11 @@ fn main() {
     let mut rest = Vec::new();
     for (name, url) in &places {
         let stage = Stage::new(dir.path(), name, url);
+        let memory = stage.memory_mb();
         let mut took = stage.paced();
         took.sort_by(f64::total_cmp);
         let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
         println!("  {name:<28}{:>8.1}{:>8.1}{:>8.1}", at(0.5), at(0.95), at(1.0));
-        let memory = stage.memory_mb();
         let seconds = stage.many();
         rest.push((name, memory, seconds, stage.memory_mb()));
     }
