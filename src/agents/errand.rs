@@ -172,11 +172,7 @@ impl Errand<'_> {
             return Cost::Unknown;
         }
         let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
-        // Services have names of their own for what they were asked for.
-        let cost = match self.customs.prices.cost(usage, model, today) {
-            Cost::Unknown => self.customs.prices.cost(usage, turn.model.as_deref(), today),
-            known => known,
-        };
+        let cost = self.customs.prices.cost_of_either(usage, [model, turn.model.as_deref()], today);
         usage.cost_usd = usage.cost_usd.or_else(|| cost.amount().map(Usd::dollars));
         cost
     }

@@ -225,6 +225,19 @@ pub enum Access {
     Full,
 }
 
+impl Access {
+    /// As messages, flags and the configuration say it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Default => "default",
+            Self::Edit => "edit",
+            Self::Full => "full",
+        }
+    }
+}
+
 /// Reads what one process or one service says about one turn.
 pub trait Reader: fmt::Debug + Send {
     /// Takes a line of standard output without its end, or the data of one event of a stream over HTTP.

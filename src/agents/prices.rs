@@ -89,6 +89,16 @@ impl Prices {
     }
 }
 
+impl Prices {
+    /// The same for a turn whose model has two names: services have names of their own for what they were asked for. The
+    /// first that has a price counts.
+    #[must_use]
+    pub fn cost_of_either(&self, usage: &Usage, models: [Option<&str>; 2], day: Date) -> Cost {
+        let costs = models.map(|model| self.cost(usage, model, day));
+        costs.into_iter().find(|cost| *cost != Cost::Unknown).unwrap_or(Cost::Unknown)
+    }
+}
+
 /// Tokens times prices, to the next millionth of a dollar above.
 fn reckon(price: &PriceSettings, input: u64, cached: u64, output: u64) -> Usd {
     let cached = cached.min(input);

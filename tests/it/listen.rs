@@ -5,7 +5,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Stdio,
-    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,20 +14,8 @@ use crate::{
     agent::Desk,
     broker::Broker,
     redis_node::RedisNode,
-    support::{Ran, Running},
+    support::{Ran, Running, until},
 };
-
-/// Waits until something holds.
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
-}
 
 /// A desk whose commands use one bus.
 struct Office {

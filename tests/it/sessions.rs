@@ -1,11 +1,6 @@
 //! Sessions of `godctl agent`, from the command line: kept, gone on with, protected, found, deleted, added up.
 
-use std::{
-    fs,
-    path::Path,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, process::Command};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -13,7 +8,7 @@ use serde_json::Value;
 use crate::{
     agent::Desk,
     missing::missing,
-    support::{Ran, Running},
+    support::{Ran, Running, until},
 };
 
 /// A turn of Claude Code that answers with its prompt's length.
@@ -45,18 +40,6 @@ impl Desk {
 
 fn ok(ran: &Ran) {
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-}
-
-/// Waits until something holds.
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]

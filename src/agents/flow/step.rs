@@ -14,7 +14,7 @@ use super::{
     super::{
         Class, Failure, Limits, Outcome, Provider, Surroundings, Turn,
         narrator::Subject,
-        orchestrator::{Order, OrderError, Recorder, Scene, WhenBusy, WhenLost},
+        orchestrator::{GO_ON, Order, OrderError, Recorder, Scene, WhenBusy, WhenLost},
         session::{Refusal, Session, SessionId, Source, State},
         store::{Change, SessionStore, StoreError, Stored, Version},
     },
@@ -24,10 +24,6 @@ use super::{
     plan::Step,
     run::{Crew, FlowError, Listen},
 };
-
-/// What an agent is told whose turn was broken off.
-const GO_ON: &str = "You were interrupted. Go on with what you were asked last, from where you were. If it was done \
-                     already, say what came of it.";
 
 /// A step that is to be worked on.
 pub(super) struct Task<'a> {

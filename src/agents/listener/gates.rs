@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use jiff::{Timestamp, Zoned, tz::TimeZone};
+use jiff::{Timestamp, Zoned};
 use tracing::{info, warn};
 
 use super::{Listener, worker::stamp};
 use crate::{
     agents::{
         Failure,
-        budgets::{Today, day_of},
+        budgets::Today,
         limits::{
             Gate, Shut,
             gate::{Bounds, News},
@@ -42,11 +42,7 @@ pub(super) struct Keeper<'a> {
 impl<'a> Keeper<'a> {
     /// Looks up what was spent today, where that matters.
     pub(super) async fn new(listener: &'a Listener) -> Result<Self, StoreError> {
-        let now = listener.orchestrator.clock.now().to_zoned(TimeZone::system());
-        let today = match listener.customs.budgets.have_days() {
-            true => Today::of(&listener.orchestrator.store.usage(Some(day_of(&now).0)).await?),
-            false => Today::default(),
-        };
+        let (today, now) = listener.orchestrator.today(&listener.customs.budgets).await?;
         Ok(Self { listener, today, now })
     }
 }

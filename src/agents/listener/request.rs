@@ -140,7 +140,7 @@ impl Request {
             None => Access::default(),
         };
         if access > rules.access {
-            let (wants, may) = (name(access), name(rules.access));
+            let (wants, may) = (access.name(), rules.access.name());
             return Err(denied(format!(
                 "the message wants access '{wants}' and may have '{may}' (listen.access)"
             )));
@@ -246,10 +246,6 @@ fn allowed(
     Err(format!("the directory {} is in none of listen.roots", wanted.display()))
 }
 
-fn name(access: Access) -> String {
-    serde_json::to_value(access).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
 /// Of a payload, whatever the order of its fields: `serde_json` keeps them sorted.
 fn hash(payload: &Value) -> String {
     let digest = Sha256::digest(payload.to_string().as_bytes());
@@ -267,17 +263,17 @@ mod tests {
     fn rules() -> Rules {
         Rules {
             agents: vec!["claude".to_owned()],
-            roots: vec!["/work".into(), "/srv/code".into()],
+            roots: vec!["/repo".into(), "/srv/code".into()],
             access: Access::Edit,
             timeout_s: 600,
         }
     }
 
-    /// A file system in which `/work/link` leads out.
+    /// A file system in which `/repo/link` leads out.
     fn resolve(path: &Path) -> io::Result<PathBuf> {
         match path.to_str().unwrap() {
-            "/work/link" => Ok("/etc".into()),
-            "/work/../etc" => Ok("/etc".into()),
+            "/repo/link" => Ok("/etc".into()),
+            "/repo/../etc" => Ok("/etc".into()),
             "/missing" => Err(io::ErrorKind::NotFound.into()),
             _ => Ok(path.to_owned()),
         }
@@ -357,9 +353,9 @@ mod tests {
             with("env", json!({"PATH": "/tmp"})),
             with("hooks", json!([{"name": "exec", "config": {"command": "rm -rf ~"}}])),
             with("cwd", json!("/etc")),
-            with("cwd", json!("/work/link")),
-            with("cwd", json!("/work/../etc")),
-            with("cwd", json!("/workshop")),
+            with("cwd", json!("/repo/link")),
+            with("cwd", json!("/repo/../etc")),
+            with("cwd", json!("/repos")),
             with("cwd", json!("relative")),
             with("cwd", json!("/missing")),
         ] {

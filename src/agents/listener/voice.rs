@@ -103,7 +103,7 @@ impl VoiceRules {
         }
         let wanted = command.access.unwrap_or(self.access);
         if wanted > self.access && !command.is_confirmed {
-            let (access, words) = (name(wanted), &self.confirmation);
+            let (access, words) = (wanted.name(), &self.confirmation);
             return refused(format!("asks for {access} access; end with \"{words}\" if that is meant"));
         }
         let provider = command.provider.or(target).unwrap_or(&self.provider);
@@ -176,7 +176,7 @@ fn prompt(event: &Event, provider: &str, text: &str, access: Access) -> Event {
     let mut payload = json!({
         "provider": provider,
         "prompt": text,
-        "access": name(access),
+        "access": access.name(),
         "idempotency_key": format!("voice:{key}"),
         "tags": ["voice"],
     });
@@ -188,15 +188,6 @@ fn prompt(event: &Event, provider: &str, text: &str, access: Access) -> Event {
         event_type: AgentPrompt::TYPE.parse().unwrap_or_else(|_| event.event_type.clone()),
         payload,
         ..event.clone()
-    }
-}
-
-const fn name(access: Access) -> &'static str {
-    match access {
-        Access::Plan => "plan",
-        Access::Default => "default",
-        Access::Edit => "edit",
-        Access::Full => "full",
     }
 }
 

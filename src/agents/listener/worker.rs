@@ -17,7 +17,7 @@ use crate::{
     agents::{
         Class, Failure, Limits, Outcome, Output, Provider, Surroundings, Turn, Usage,
         narrator::{Narrator, Subject},
-        orchestrator::{Order, OrderError, Recorder, Scene, WhenBusy, WhenLost},
+        orchestrator::{GO_ON, Order, OrderError, Recorder, Scene, WhenBusy, WhenLost},
         session::{Refusal, Session, SessionId, Source, TurnRecord},
         store::{
             Change, SessionStore, StoreError, Version,
@@ -46,9 +46,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const FLUSH: Duration = Duration::from_millis(200);
 /// Events about a turn that wait for that; of more, the oldest are left out, and it is said.
 const MAX_PENDING: usize = 4_096;
-/// What an agent is told whose turn was broken off.
-const GO_ON: &str = "You were interrupted. Go on with what you were asked last, from where you were. If it was done \
-                     already, say what came of it.";
 
 /// Works until `stop` is cancelled; what is under way then goes on until `halt` is.
 pub(super) async fn work(

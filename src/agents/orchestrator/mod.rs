@@ -31,6 +31,10 @@ pub use saving::{Plain, Recorder};
 pub use stopping::Hold;
 pub use work::Scene;
 
+/// What an agent is told whose turn was broken off, where its conversation goes on.
+pub const GO_ON: &str = "You were interrupted. Go on with what you were asked last, from where you were. If it was done \
+                         already, say what came of it.";
+
 /// What works on turns. Cheap to share.
 #[derive(Debug, Clone)]
 pub struct Orchestrator {

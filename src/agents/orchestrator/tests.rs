@@ -118,6 +118,43 @@ impl Bench {
     }
 }
 
+/// A run of the session `s-1` that nobody looks after any more: its agent, which lives, the run, and who held the lease,
+/// which is dead.
+async fn left_open(store: &SharedStore, session: &SessionId) -> (std::process::Child, Uuid, Holder) {
+    let mut command = std::process::Command::new("sleep");
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let left = command.arg("600").spawn().unwrap();
+    let mut open = store.get(session).await.unwrap().unwrap();
+    let run = Uuid::new_v4();
+    let begin = crate::agents::session::Begin {
+        run,
+        prompt: "lost",
+        thread: &crate::agents::Thread::New(None),
+        correlation_ids: &[],
+        attempt: 1,
+    };
+    open.session.step(crate::agents::session::Input::Begin(begin), testkit::at(1_000)).unwrap();
+    let leader = crate::agents::session::Leader::of(i32::try_from(left.id()).unwrap()).unwrap();
+    open.session.step(crate::agents::session::Input::Launched(leader), testkit::at(1_000)).unwrap();
+    store.update(&testkit::change(&open.session, open.version, None)).await.unwrap();
+    let dead = Holder { started_ticks: Some(1), ..Holder::here() };
+    let text = dead.to_text();
+    let request = Request { holder: &text, ..testkit::request("session:s-1", Uuid::new_v4()) };
+    assert!(matches!(store.acquire(&request).await.unwrap(), Acquired::Lease(_)));
+    (left, run, dead)
+}
+
+/// The store of a Redis.
+async fn redis(server: &Server) -> SharedStore {
+    let options = RedisOptions {
+        url: server.url().parse().unwrap(),
+        password: None,
+        prefix: "test:".to_owned(),
+        patience: Duration::from_secs(60),
+    };
+    Arc::new(RedisStore::open(options, Vault::new(testkit::ring())).await.unwrap())
+}
+
 /// Waits until something holds.
 async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
@@ -241,26 +278,7 @@ async fn a_turn_that_was_left_open_is_closed_and_what_is_left_of_it_killed() {
     let store = bench.sqlite().await;
     let works = bench.orchestrator(&store, LONG);
     let session = bench.session(&store, "s-1").await;
-    // A run that nobody looks after any more, and its agent, which lives.
-    let mut left = std::process::Command::new("sleep");
-    std::os::unix::process::CommandExt::process_group(&mut left, 0);
-    let mut left = left.arg("600").spawn().unwrap();
-    let mut open = store.get(&session).await.unwrap().unwrap();
-    let begin = crate::agents::session::Begin {
-        run: Uuid::new_v4(),
-        prompt: "lost",
-        thread: &crate::agents::Thread::New(None),
-        correlation_ids: &[],
-        attempt: 1,
-    };
-    open.session.step(crate::agents::session::Input::Begin(begin), testkit::at(1_000)).unwrap();
-    let leader = crate::agents::session::Leader::of(i32::try_from(left.id()).unwrap()).unwrap();
-    open.session.step(crate::agents::session::Input::Launched(leader), testkit::at(1_000)).unwrap();
-    store.update(&testkit::change(&open.session, open.version, None)).await.unwrap();
-    // Its lease is that of a process which is dead.
-    let dead = Holder { started_ticks: Some(1), ..Holder::here() }.to_text();
-    let request = Request { holder: &dead, ..testkit::request("session:s-1", Uuid::new_v4()) };
-    assert!(matches!(store.acquire(&request).await.unwrap(), Acquired::Lease(_)));
+    let (mut left, ..) = left_open(&store, &session).await;
 
     let order = bench.order(&session, &format!("{STARTED}{DONE}"));
     let done = works.work(bench.scene(), &order, &CancellationToken::new(), deaf).await.unwrap();
@@ -304,13 +322,7 @@ async fn a_lost_conversation_fails_or_begins_anew_as_it_was_asked_for() {
 async fn a_redis_that_restarts_empty_in_the_middle_of_a_turn_loses_nothing_of_it() {
     let Some(mut server) = Server::start() else { return };
     let bench = Bench::new();
-    let options = RedisOptions {
-        url: server.url().parse().unwrap(),
-        password: None,
-        prefix: "test:".to_owned(),
-        patience: Duration::from_secs(60),
-    };
-    let store: SharedStore = Arc::new(RedisStore::open(options, Vault::new(testkit::ring())).await.unwrap());
+    let store = redis(&server).await;
     let works = bench.orchestrator(&store, LONG);
     let session = bench.session(&store, "s-1").await;
     let order = bench.order(&session, &format!("{STARTED}{}{DONE}", bench.until("go")));

@@ -1,6 +1,6 @@
 //! One turn of a session, from the lease to the record.
 
-use jiff::tz::TimeZone;
+use jiff::{Zoned, tz::TimeZone};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     super::{
         Class, Failure, Mark, Message, NativeId, Outcome, Output, Provider, Role, Surroundings, Turn, Usage,
-        budgets::{Spent, Today, day_of},
+        budgets::{Budgets, Spent, Today, day_of},
         errand::{self, Customs, Errand},
         prices::Cost,
         session::{Amounts, Answered, Begin, CostSource, Input, Session, Source, TurnRecord, WORKTREE},
@@ -86,11 +86,7 @@ impl Orchestrator {
             if cost == Cost::Unknown && outcome.usage.is_cumulative && outcome.usage.cost_usd.is_none() {
                 let today = self.clock.now().to_zoned(TimeZone::UTC).date();
                 cost = price(&mut outcome.usage, &desk.session(), |usage, told| {
-                    let cost = scene.customs.prices.cost(usage, told, today);
-                    match cost {
-                        Cost::Unknown => scene.customs.prices.cost(usage, model.as_deref(), today),
-                        known => known,
-                    }
+                    scene.customs.prices.cost_of_either(usage, [told, model.as_deref()], today)
                 });
             }
             let Some((turn_record, mut usage)) = desk.end(&outcome, order, self) else {
@@ -168,19 +164,23 @@ impl Orchestrator {
         }
     }
 
+    /// What was spent today, as far as a budget asks for it, and what time it is here.
+    pub(in super::super) async fn today(&self, budgets: &Budgets) -> Result<(Today, Zoned), StoreError> {
+        let now = self.clock.now().to_zoned(TimeZone::system());
+        let today = match budgets.have_days() {
+            true => Today::of(&self.store.usage(Some(day_of(&now).0)).await?),
+            false => Today::default(),
+        };
+        Ok((today, now))
+    }
+
     /// What the next turn of a session may cost, if there is a limit. An error if there is nothing left.
     async fn budget(&self, customs: &Customs, session: &Session) -> Result<Option<f64>, OrderError> {
         let (budgets, provider) = (&customs.budgets, &session.provider);
         let spent = Spent::from(&session.totals);
         budgets.admit_session(provider, spent).map_err(OrderError::Budget)?;
-        let today = if budgets.have_days() {
-            let now = self.clock.now().to_zoned(TimeZone::system());
-            let today = Today::of(&self.store.usage(Some(day_of(&now).0)).await?);
-            budgets.admit_today(provider, &today, &now).map_err(OrderError::Budget)?;
-            today
-        } else {
-            Today::default()
-        };
+        let (today, now) = self.today(budgets).await?;
+        budgets.admit_today(provider, &today, &now).map_err(OrderError::Budget)?;
         Ok(budgets.of_turn(provider, spent, &today).map(Usd::dollars))
     }
 

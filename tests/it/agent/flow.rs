@@ -5,14 +5,13 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Stdio},
-    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::Desk;
-use crate::support::{Ran, Running, read};
+use crate::support::{Ran, Running, read, until};
 
 /// Three shells whose output is their answer; what they fail at may be tried again.
 const SHELLS: &str = "
@@ -81,17 +80,6 @@ impl Floor {
     /// Lines of a file that steps write to.
     fn count(&self, name: &str) -> usize {
         fs::read_to_string(self.work.join(name)).unwrap_or_default().lines().count()
-    }
-}
-
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
     }
 }
 

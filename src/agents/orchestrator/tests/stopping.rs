@@ -56,18 +56,7 @@ async fn a_turn_is_stopped_by_another_process_on_this_machine() {
 async fn a_turn_is_stopped_from_another_machine_by_way_of_redis() {
     let Some(server) = Server::start() else { return };
     let bench = Bench::new();
-    let open = async || {
-        let options = RedisOptions {
-            url: server.url().parse().unwrap(),
-            password: None,
-            prefix: "test:".to_owned(),
-            patience: Duration::from_secs(60),
-        };
-        let store: SharedStore =
-            Arc::new(RedisStore::open(options, Vault::new(testkit::ring())).await.unwrap());
-        store
-    };
-    let (store, other) = (open().await, open().await);
+    let (store, other) = (redis(&server).await, redis(&server).await);
     is_stopped_from_elsewhere(&bench, &store, &other).await;
 }
 
@@ -77,26 +66,7 @@ async fn a_turn_that_the_dead_left_open_is_closed_and_its_agent_killed() {
     let store = bench.sqlite().await;
     let works = bench.orchestrator(&store, LONG);
     let session = bench.session(&store, "s-1").await;
-    let mut left = std::process::Command::new("sleep");
-    std::os::unix::process::CommandExt::process_group(&mut left, 0);
-    let mut left = left.arg("600").spawn().unwrap();
-    let mut open = store.get(&session).await.unwrap().unwrap();
-    let run = Uuid::new_v4();
-    let begin = crate::agents::session::Begin {
-        run,
-        prompt: "lost",
-        thread: &crate::agents::Thread::New(None),
-        correlation_ids: &[],
-        attempt: 1,
-    };
-    open.session.step(crate::agents::session::Input::Begin(begin), testkit::at(1_000)).unwrap();
-    let leader = crate::agents::session::Leader::of(i32::try_from(left.id()).unwrap()).unwrap();
-    open.session.step(crate::agents::session::Input::Launched(leader), testkit::at(1_000)).unwrap();
-    store.update(&testkit::change(&open.session, open.version, None)).await.unwrap();
-    let dead = Holder { started_ticks: Some(1), ..Holder::here() };
-    let text = dead.to_text();
-    let request = Request { holder: &text, ..testkit::request("session:s-1", Uuid::new_v4()) };
-    assert!(matches!(store.acquire(&request).await.unwrap(), Acquired::Lease(_)));
+    let (mut left, run, dead) = left_open(&store, &session).await;
 
     let hold = works.hold_on(&session).await.unwrap();
     assert!(hold.is_over() && hold == Hold::Dead(dead), "{hold:?}");

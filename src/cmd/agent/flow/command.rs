@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     agents::{
-        Access, Class, Groups, Limits,
+        Class, Groups, Limits,
         errand::Customs,
         flow::{
             Book, Crew, Ending, FlowError, MAX_FILE, News, Plan, Report, RunError, Teller, Verdict, Wish,
@@ -367,12 +367,6 @@ impl Flow<'_> {
         let mut rows = Vec::new();
         for (wave, steps) in plan.waves().iter().enumerate() {
             for step in steps.iter().filter_map(|at| plan.step(*at)) {
-                let access = match step.access {
-                    Access::Plan => "plan",
-                    Access::Default => "default",
-                    Access::Edit => "edit",
-                    Access::Full => "full",
-                };
                 let needs: Vec<&str> = step.needs.iter().map(|need| plan.name_of(*need)).collect();
                 let agent = match &step.model {
                     Some(model) => format!("{} ({model})", step.provider),
@@ -382,7 +376,7 @@ impl Flow<'_> {
                     (wave + 1).to_string(),
                     step.name.clone(),
                     agent,
-                    access.to_owned(),
+                    step.access.name().to_owned(),
                     needs.join(", "),
                 ]);
             }
