@@ -15,6 +15,7 @@ use std::{
 use crate::missing::missing;
 use lapin::{Channel, Connection, ConnectionProperties};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Twenty times what a boot takes on two cores.
 const BOOT: Duration = Duration::from_secs(90);
@@ -43,15 +44,20 @@ impl Broker {
     /// Starts a node and waits until it talks AMQP. `None`, after a line that says why, where RabbitMQ is not
     /// installed.
     pub(crate) fn start() -> Option<Self> {
-        Self::boot(false)
+        Self::boot(false, "")
+    }
+
+    /// The same with settings that only a file of Erlang terms can say.
+    pub(crate) fn start_with(terms: &str) -> Option<Self> {
+        Self::boot(false, terms)
     }
 
     /// The same with TLS on another port, and a certificate authority made up for this node.
     pub(crate) fn start_with_tls() -> Option<Self> {
-        Self::boot(true)
+        Self::boot(true, "")
     }
 
-    fn boot(tls: bool) -> Option<Self> {
+    fn boot(tls: bool, terms: &str) -> Option<Self> {
         let found = server().zip(find("epmd", &["/usr/lib/erlang/bin/epmd"]));
         let Some((server, epmd)) = found else { return missing("rabbitmq-server") };
         let dir = tempfile::Builder::new().prefix("godctl-rabbitmq-").tempdir().unwrap();
@@ -89,6 +95,9 @@ impl Broker {
         }
         std::fs::write(broker.path("rabbitmq.conf"), config).unwrap();
         std::fs::write(broker.path("enabled_plugins"), "[].\n").unwrap();
+        if !terms.is_empty() {
+            std::fs::write(broker.path("advanced.config"), terms).unwrap();
+        }
         broker.restart();
         Some(broker)
     }
@@ -122,6 +131,32 @@ impl Broker {
         }
     }
 
+    /// Stops the node where it is, connections and all, until [`Broker::resume`].
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let node = self.node.as_ref().unwrap();
+        kill_process(Pid::from_child(node), signal).unwrap();
+    }
+
+    /// Kills the node and deletes what it knows of where its streams are, as a crash soon after their making does; then
+    /// starts it again.
+    pub(crate) fn lose_streams(&mut self) {
+        self.kill();
+        let node = self.path("mnesia").join(format!("godctl-{}@localhost", self.ports.amqp));
+        for part in ["coordination", "stream"] {
+            std::fs::remove_dir_all(node.join(part)).unwrap();
+        }
+        self.restart();
+    }
+
     /// Starts the node again where it was killed, and waits until it talks AMQP.
     pub(crate) fn restart(&mut self) {
         self.kill();
@@ -149,7 +184,7 @@ impl Broker {
             .env("RABBITMQ_LOG_BASE", self.path("log"))
             .env("RABBITMQ_CONFIG_FILE", self.path("rabbitmq"))
             .env("RABBITMQ_CONF_ENV_FILE", self.path("none"))
-            .env("RABBITMQ_ADVANCED_CONFIG_FILE", self.path("none.config"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", self.path("advanced.config"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", self.path("enabled_plugins"))
             .env("RABBITMQ_PID_FILE", self.path("pid"))
             // The name server is the guard's child; Erlang would start one that outlives everything.

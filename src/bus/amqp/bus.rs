@@ -1,6 +1,8 @@
 //! The bus: joins publishing, subscribing and queues over two connections. Runs in the tasks that call it; what it
 //! starts in the background ends with [`AmqpBus::close`], or when nobody holds the bus any more.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
@@ -112,6 +114,7 @@ impl AmqpBus {
             history: options.history,
             history_max_age: options.history_max_age,
             history_max_bytes: options.history_max_bytes,
+            has_lost_history: Arc::default(),
         };
         topology.history_queue()?;
         let dial = Dial {
@@ -156,6 +159,10 @@ impl AmqpBus {
         let queue = self.topology.history_queue()?;
         // Somebody may have made it since we connected.
         if !live.standing.history && topology::count(&live, &queue).await?.is_none() {
+            if self.topology.has_lost_history() {
+                let reason = "its history cannot be reached; bring its node back, or delete that queue";
+                return Err(live.unreachable(reason.to_owned()));
+            }
             return Err(
                 self.unsupported(what, "this RabbitMQ keeps no history; set bus.history = true to let it")
             );

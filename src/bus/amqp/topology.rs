@@ -1,6 +1,12 @@
 //! Names and arguments of what we declare on the broker, and the declaration itself. Runs in the calling task.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use lapin::{
     ExchangeKind,
@@ -8,7 +14,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use super::{
     super::{BusError, Pattern},
@@ -24,6 +30,8 @@ pub(super) struct Topology {
     pub(super) history: bool,
     pub(super) history_max_age: Option<Duration>,
     pub(super) history_max_bytes: Option<u64>,
+    /// The history is there and cannot be reached: it is said once, not at each connection.
+    pub(super) has_lost_history: Arc<AtomicBool>,
 }
 
 /// A short string of AMQP: at most 255 bytes. `what` says whose name it is.
@@ -47,6 +55,9 @@ impl Topology {
     }
 
     /// Declares the exchange, and the history if it is wanted; otherwise looks whether there is one.
+    ///
+    /// A history that has lost its node is none for now: publishing and work do not need it, so they go on, and it is
+    /// looked for again at each connection.
     ///
     /// # Errors
     /// [`BusError::Conflict`] where something else has these names, [`BusError::Access`], [`BusError::Unreachable`].
@@ -84,22 +95,44 @@ impl Topology {
 
     async fn declare_history(&self, live: &Live) -> Result<bool, BusError> {
         let queue = self.history_queue()?;
-        let channel = live.channel().await?;
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let what = format!("queue '{queue}'");
-        let declared = channel.queue_declare(queue.clone(), options, self.history_arguments());
-        let channel = match live.raw_answer(declared).await? {
-            Ok(_) => channel,
-            // A history that was made with another retention is still a history; what it keeps is the broker's matter.
-            Err(error)
-                if errors::code(&error) == Some(errors::PRECONDITION_FAILED)
-                    && !errors::text(&error).contains("x-queue-type") =>
-            {
-                debug!(queue = %queue, reason = errors::text(&error), "the history keeps its own retention");
-                live.channel().await?
+        let asked = Instant::now();
+        let channel = loop {
+            let channel = live.channel().await?;
+            let declared = channel.queue_declare(queue.clone(), options, self.history_arguments());
+            match live.raw_answer(declared).await? {
+                Ok(_) => break channel,
+                // A history that was made with another retention is still a history; what it keeps is the broker's matter.
+                Err(error)
+                    if errors::code(&error) == Some(errors::PRECONDITION_FAILED)
+                        && !errors::text(&error).contains("x-queue-type") =>
+                {
+                    debug!(queue = %queue, reason = errors::text(&error), "the history keeps its own retention");
+                    break live.channel().await?;
+                }
+                // A node that has just started says so of all its streams for a moment.
+                Err(error) if is_homeless(&error) && !self.has_lost_history() && asked.elapsed() < HOMING => {
+                    tokio::time::sleep(HOMING / 10).await;
+                }
+                Err(error) if is_homeless(&error) => {
+                    let reason = errors::text(&error);
+                    if !self.has_lost_history.swap(true, Ordering::Relaxed) {
+                        warn!(
+                            bus = live.bus(),
+                            reason,
+                            "the history cannot be reached, everything else goes on; bring its node back, or delete \
+                             that queue to begin a new history"
+                        );
+                    }
+                    return Ok(false);
+                }
+                Err(error) => return Err(errors::of(live.bus(), &what, &error)),
             }
-            Err(error) => return Err(errors::of(live.bus(), &what, &error)),
         };
+        if self.has_lost_history.swap(false, Ordering::Relaxed) {
+            info!(bus = live.bus(), "the history is there again");
+        }
         let bound = channel.queue_bind(
             queue,
             self.exchange.clone(),
@@ -109,6 +142,11 @@ impl Topology {
         );
         live.answer(&what, bound).await?;
         Ok(true)
+    }
+
+    /// Whether the history is there and could not be reached when somebody connected last.
+    pub(super) fn has_lost_history(&self) -> bool {
+        self.has_lost_history.load(Ordering::Relaxed)
     }
 
     async fn find_history(&self, live: &Live) -> Result<bool, BusError> {
@@ -130,6 +168,15 @@ impl Topology {
         }
         arguments
     }
+}
+
+/// How long a history may be without its node before that is taken for more than a start.
+const HOMING: Duration = Duration::from_secs(3);
+
+/// The broker knows the queue, and the node that holds it is away or has lost it (`rabbit_amqqueue` says so of a queue
+/// that is to be declared; one that does not exist is no error there).
+fn is_homeless(error: &lapin::Error) -> bool {
+    errors::code(error) == Some(errors::NOT_FOUND)
 }
 
 /// Messages and consumers of a queue, by a passive declaration; `None` where there is no such queue.

@@ -8,7 +8,10 @@ use lapin::{
 use serde_json::{Value, json};
 
 use super::Desk;
-use crate::broker::{Broker, on_a_channel};
+use crate::{
+    broker::{Broker, on_a_channel},
+    support::until,
+};
 
 const EXCHANGE: &str = "bloodbank.events.v1";
 
@@ -153,4 +156,27 @@ fn the_doctor_looks_at_the_broker(desk: &Desk, at: &[&str]) {
         report.contains("exchange bloodbank.events.v1 is ready") && !report.contains("guest:guest"),
         "{report}"
     );
+}
+
+#[test]
+fn a_history_that_the_broker_has_lost_keeps_nobody_from_publishing_and_working() {
+    let Some(mut broker) = Broker::start() else { return };
+    let desk = Desk::new();
+    let url = broker.url();
+    let at = ["--bus", url.as_str(), "-c", "bus.history=true"];
+    desk.ok(&[&["publish", "x.y", "1"], &at[..]].concat());
+    desk.ok(&[&["work", "things", "--lines", "--bind", "x.#"], &at[..]].concat());
+    broker.lose_streams();
+    until("the node is whole again", || {
+        (desk.bus(&[&["queues"], &at[..]].concat()).code == Some(0)).then_some(())
+    });
+    let ran = desk.bus(&[&["publish", "x.y", "2"], &at[..]].concat());
+    assert!(ran.code == Some(0) && ran.stdout.starts_with("published"), "{ran:?}");
+    assert_eq!(ran.stderr.matches("the history cannot be reached").count(), 1, "{}", ran.stderr);
+    let done = desk.bus(&[&["work", "things", "--idle", "1s"], &at[..], &["--", "cat"]].concat());
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert_eq!(done.stdout.matches("\"x.y\"").count(), 1, "{}", done.stdout);
+    let ran = desk.bus(&[&["tail", "--no-follow"], &at[..]].concat());
+    assert_eq!(ran.code, Some(69), "{ran:?}");
+    assert!(ran.stderr.contains("its history cannot be reached"), "{}", ran.stderr);
 }
