@@ -193,6 +193,8 @@ pub struct Capabilities {
 pub struct Publish {
     /// An event that nobody is bound to is an error instead of a count.
     pub require_route: bool,
+    /// What cannot be published now is an error, and not kept in an outbox: whoever publishes keeps it until then.
+    pub never_deferred: bool,
 }
 
 /// What became of the events of one call.

@@ -15,6 +15,8 @@ use crate::{
     bus::{Event, Publish},
 };
 
+/// They are kept here, encrypted, until the bus has them; an outbox of the bus would keep them as they are.
+const OURS: Publish = Publish { require_route: false, never_deferred: true };
 /// Events that are published in one go.
 const BATCH: usize = 64;
 /// How long to wait for the bus to come back: at first, and at most.
@@ -79,12 +81,12 @@ async fn publish_some(listener: &Listener) -> Result<usize, String> {
     }
     let events: Vec<_> = unsent.iter().map(|(_, event)| event.clone()).collect();
     let mut done: Vec<i64> = unsent.iter().map(|(number, _)| *number).collect();
-    match listener.bus.publish(&events, Publish::default()).await {
+    match listener.bus.publish(&events, OURS).await {
         Ok(_) => {}
         Err(error) if error.is_about_the_event() => {
             done.clear();
             for (number, event) in &unsent {
-                match listener.bus.publish(std::slice::from_ref(event), Publish::default()).await {
+                match listener.bus.publish(std::slice::from_ref(event), OURS).await {
                     Ok(_) => done.push(*number),
                     Err(error) if error.is_about_the_event() => {
                         // It would be refused for ever, and keep all others back.

@@ -161,6 +161,9 @@ impl Core {
             return Ok(Published::default());
         }
         let view = self.table.view().await?;
+        if options.never_deferred {
+            return self.publish_now(&view, events, options).await;
+        }
         let mut reason = "others wait before it".to_owned();
         if self.may_try(&view).await? {
             match self.try_directly(&view, events, options).await {
@@ -174,6 +177,32 @@ impl Core {
             }
         }
         self.defer(events, options, &reason).await
+    }
+
+    /// Publishes past what waits, or not at all.
+    async fn publish_now(
+        &self,
+        view: &View,
+        events: &[Event],
+        options: Publish,
+    ) -> Result<Published, BusError> {
+        if let Some(wait) = self.must_wait().await? {
+            let reason = format!("it was away just now; it is tried again in {:.1} s", wait.as_secs_f64());
+            return Err(BusError::Unreachable { bus: self.broker.address(), reason });
+        }
+        let published = self.link().await?.bus.publish(events, options).await;
+        self.learn(view, &published).await;
+        published
+    }
+
+    /// Tells the circuit breaker how a call went.
+    async fn learn(&self, view: &View, published: &Result<Published, BusError>) {
+        match published {
+            Ok(_) if view.breaker.is_calm() => {}
+            Ok(_) => self.tell(Outcome::Success, "").await,
+            Err(error) if is_away(error) => self.tell(Outcome::Failure, &error.to_string()).await,
+            Err(_) => self.tell_if_news(Outcome::Unknown, "").await,
+        }
     }
 
     /// Whether the circuit lets a call through. While others wait, a call would not be told of how it went, so it is
@@ -214,12 +243,7 @@ impl Core {
             return Ok(None);
         }
         let published = bus.publish(events, options).await;
-        match &published {
-            Ok(_) if view.breaker.is_calm() => {}
-            Ok(_) => self.tell(Outcome::Success, "").await,
-            Err(error) if is_away(error) => self.tell(Outcome::Failure, &error.to_string()).await,
-            Err(_) => self.tell_if_news(Outcome::Unknown, "").await,
-        }
+        self.learn(view, &published).await;
         published.map(Some)
     }
 

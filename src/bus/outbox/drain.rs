@@ -199,7 +199,7 @@ async fn send(core: &Core, bus: &SharedBus, part: &[Waiting]) -> Result<Result<(
     let parsed: Result<Vec<Event>, String> = part.iter().map(|waiting| table::parse(&waiting.json)).collect();
     let require_route = part.iter().any(|waiting| waiting.require_route);
     let sent = match parsed {
-        Ok(events) => bus.publish(&events, Publish { require_route }).await,
+        Ok(events) => bus.publish(&events, Publish { require_route, never_deferred: true }).await,
         Err(reason) => Err(BusError::Invalid(reason)),
     };
     match (sent, part) {

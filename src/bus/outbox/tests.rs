@@ -451,7 +451,7 @@ async fn an_event_that_is_never_taken_blocks_nobody() {
     let machine = Machine::new(Mood::Down);
     let bus = machine.process().await;
     publish(&bus, &[event("a", 0), event("poison", 1), event("a", 2)]).await;
-    let required = Publish { require_route: true };
+    let required = Publish { require_route: true, ..Publish::default() };
     bus.publish(&[event("nobody", 3)], required).await.unwrap();
     bus.publish(&[event("a", 4)], required).await.unwrap();
     publish(&bus, &[event("nobody", 5)]).await;
@@ -463,6 +463,25 @@ async fn an_event_that_is_never_taken_blocks_nobody() {
     // While the broker is there, whoever publishes is told.
     let told = bus.publish(&[event("nobody", 6)], required).await;
     assert!(matches!(told, Err(BusError::Unroutable(_))), "{told:?}");
+    bus.close().await;
+}
+
+#[tokio::test]
+async fn whoever_keeps_its_events_itself_is_told_that_they_must_wait_and_passes_those_that_do() {
+    let machine = Machine::new(Mood::Down);
+    let bus = machine.process().await;
+    let ours = Publish { never_deferred: true, ..Publish::default() };
+    for _ in 0..5 {
+        let refused = bus.publish(&[event("ours", 0)], ours).await;
+        assert!(matches!(refused, Err(BusError::Unreachable { .. })), "{refused:?}");
+    }
+    assert_eq!(machine.numbers("ours").await, Vec::<u64>::new());
+    publish(&bus, &[event("a", 1)]).await;
+    machine.fake.set(Mood::Up);
+    // The circuit that has opened is asked, as by everybody.
+    until("it is published", async || bus.publish(&[event("ours", 2)], ours).await.is_ok()).await;
+    until_empty(&bus).await;
+    assert_eq!((machine.numbers("ours").await, machine.numbers("a").await), (vec![2], vec![1]));
     bus.close().await;
 }
 

@@ -212,7 +212,7 @@ pub(crate) async fn bytes_that_are_no_event_pass_through_a_stream(world: &World)
 }
 
 pub(crate) async fn a_route_can_be_required(world: &World) {
-    let required = Publish { require_route: true };
+    let required = Publish { require_route: true, ..Publish::default() };
     let nobody = world.bus.publish(&[event("no.body", 1)], required).await;
     if world.can.reports_unrouted {
         assert!(matches!(nobody, Err(BusError::Unroutable(_))), "{nobody:?}");

@@ -147,7 +147,7 @@ pub(super) fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let event = args.single.event(event_type.clone(), payload_of(payload)?);
     let published = context.block_on(Threads::Current, async {
         with_bus(context, async |bus| {
-            let options = Publish { require_route: args.require_route };
+            let options = Publish { require_route: args.require_route, ..Publish::default() };
             Ok(bus.publish(std::slice::from_ref(&event), options).await?)
         })
         .await

@@ -41,7 +41,7 @@ async fn what_nobody_takes_is_counted_and_told_if_asked() {
         (0..500).map(|n| event(if n % 5 == 0 { "no.body" } else { "some.body" }, n)).collect();
     let published = bus.publish(&mixed, Publish::default()).await.unwrap();
     assert_eq!((published.accepted, published.unrouted), (500, 100));
-    let required = Publish { require_route: true };
+    let required = Publish { require_route: true, ..Publish::default() };
     let refused = bus.publish(&mixed, required).await.unwrap_err();
     assert!(matches!(&refused, BusError::Unroutable(name) if name == "no.body"), "{refused:?}");
     // At the same time, nobody gets somebody else's returned messages.
