@@ -51,13 +51,22 @@ pub struct Narrator {
     thought: String,
     has_started: bool,
     workspace: Option<AgentWorkspace>,
+    left_out: u64,
 }
 
 impl Narrator {
     /// A turn about which nothing has been said.
     #[must_use]
     pub const fn new(subject: Subject, source: Source) -> Self {
-        Self { subject, source, model: None, thought: String::new(), has_started: false, workspace: None }
+        Self {
+            subject,
+            source,
+            model: None,
+            thought: String::new(),
+            has_started: false,
+            workspace: None,
+            left_out: 0,
+        }
     }
 
     /// The events that follow from an output, with what was held back before. Pieces of the answer are no events; the
@@ -130,6 +139,11 @@ impl Narrator {
         });
     }
 
+    /// So many of the events that it made will not be published; its last event tells of it.
+    pub const fn left_out(&mut self, events: u64) {
+        self.left_out = self.left_out.saturating_add(events);
+    }
+
     /// The last events: the answer or why there is none, and the end.
     pub fn end(&mut self, outcome: &Outcome, took: Duration, stamp: impl Fn() -> Stamp) -> Vec<Event> {
         let mut events: Vec<_> = self.thought(&stamp).into_iter().collect();
@@ -186,6 +200,7 @@ impl Narrator {
                 success: outcome.verdict.is_ok(),
                 duration_ms,
                 workspace: self.workspace.take(),
+                events_left_out: Some(self.left_out).filter(|count| *count > 0),
             };
             events.push(self.event(stamp(), &payload));
         }

@@ -16,6 +16,7 @@
 
 mod gates;
 mod intake;
+mod pending;
 mod publisher;
 mod request;
 mod retry;

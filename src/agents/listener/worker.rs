@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Listener, Wanted, gates, retry, run::News};
+use super::{Listener, Wanted, gates, pending::Pending, retry, run::News};
 use crate::{
     agents::{
         Class, Failure, Limits, Outcome, Output, Provider, Surroundings, Turn, Usage,
@@ -44,8 +44,6 @@ const AWAY: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(1);
 /// How often what an agent says is written to the journal.
 const FLUSH: Duration = Duration::from_millis(200);
-/// Events about a turn that wait for that; of more, the oldest are left out, and it is said.
-const MAX_PENDING: usize = 4_096;
 
 /// Works until `stop` is cancelled; what is under way then goes on until `halt` is.
 pub(super) async fn work(
@@ -118,8 +116,7 @@ async fn work_on(listener: &Listener, job: Job, news: &News, halt: &Cancellation
         state: Mutex::new(State {
             job,
             narrator: Narrator::new(subject, listener.source.clone()),
-            pending: Vec::new(),
-            left_out: 0,
+            pending: Pending::default(),
             limited_until: None,
             plan: None,
         }),
@@ -416,8 +413,7 @@ struct JobRecorder<'a> {
 struct State {
     job: Job,
     narrator: Narrator,
-    pending: Vec<Event>,
-    left_out: u64,
+    pending: Pending,
     /// Until when the agent's service answers no more, if it has just said so.
     limited_until: Option<Timestamp>,
     /// What was decided, once: the end of a turn may be stored in more than one attempt.
@@ -443,12 +439,7 @@ impl JobRecorder<'_> {
             state.limited_until = Some(*until);
         }
         let events = state.narrator.output(output, || stamp(self.listener));
-        state.pending.extend(events);
-        let surplus = state.pending.len().saturating_sub(MAX_PENDING);
-        if surplus > 0 {
-            state.pending.drain(..surplus);
-            state.left_out += surplus as u64;
-        }
+        state.pending.add(events);
     }
 
     /// Tells the agent's gate of a limit that is reached.
@@ -467,7 +458,7 @@ impl JobRecorder<'_> {
         self.tell_limit().await;
         let (key, events) = {
             let mut state = self.state.lock();
-            (state.job.key.clone(), std::mem::take(&mut state.pending))
+            (state.job.key.clone(), state.pending.take())
         };
         if events.is_empty() {
             return;
@@ -476,8 +467,7 @@ impl JobRecorder<'_> {
             Ok(()) => news.events.notify_one(),
             Err(error) => {
                 warn!(%error, "what the agent says waits");
-                let mut state = self.state.lock();
-                state.pending.splice(0..0, events);
+                self.state.lock().pending.put_back(events);
             }
         }
     }
@@ -488,13 +478,12 @@ impl JobRecorder<'_> {
         if let Some(plan) = &state.plan {
             return Arc::clone(plan);
         }
-        if state.left_out > 0 {
-            warn!(
-                events = state.left_out,
-                "the journal was too slow for what the agent said; some was left out"
-            );
+        let left_out = state.pending.left_out();
+        if left_out > 0 {
+            warn!(events = left_out, "the journal was too slow for what the agent said; some was left out");
+            state.narrator.left_out(left_out);
         }
-        let mut events = std::mem::take(&mut state.pending);
+        let mut events = state.pending.take();
         let now = self.listener.orchestrator.clock.now();
         let settings = &self.listener.settings;
         let end = match &outcome.verdict {

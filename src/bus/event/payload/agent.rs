@@ -53,6 +53,9 @@ pub struct AgentSessionEnded {
     /// What it did to the files of a worktree of its own; missing if it had none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<AgentWorkspace>,
+    /// How many events about what it did were left out, because it did more than could be stored; missing if none were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events_left_out: Option<u64>,
 }
 
 /// What an agent did in a worktree of its own.
@@ -279,6 +282,7 @@ impl Payload for AgentSessionEnded {
                 files_changed: vec!["src/main.rs".to_owned()],
                 commits: Vec::new(),
             }),
+            events_left_out: None,
         }
     }
 }
