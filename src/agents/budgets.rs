@@ -97,6 +97,15 @@ impl Budgets {
         self.all.day.is_some() || self.one.values().any(|budget| budget.day.is_some())
     }
 
+    /// The limits of a day, first that of all agents together (`None`), with what was spent of them.
+    pub fn days<'a>(&'a self, today: &'a Today) -> impl Iterator<Item = (Option<&'a str>, Spent, Usd)> {
+        let all = self.all.day.map(|limit| (None, today.all, limit));
+        let one = self.one.iter().filter_map(|(name, budget)| {
+            budget.day.map(|limit| (Some(name.as_str()), today.on(name), limit))
+        });
+        all.into_iter().chain(one)
+    }
+
     fn on(&self, provider: &str) -> Budget {
         self.one.get(provider).copied().unwrap_or_default()
     }

@@ -14,6 +14,7 @@ pub mod driver;
 mod environment;
 pub mod errand;
 pub mod failure;
+pub mod figures;
 pub mod flow;
 mod groups;
 pub mod hooks;

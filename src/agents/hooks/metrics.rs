@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::Report;
-
-/// Upper bounds of the times that are told apart, in seconds: from an answer at once to a turn of an hour.
-const BOUNDS: [u32; 9] = [1, 5, 15, 30, 60, 120, 300, 900, 3_600];
+use super::{
+    super::figures::{Figures, Times},
+    Report,
+};
 
 /// What was counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,25 +17,12 @@ pub struct Metrics {
     times: BTreeMap<String, Times>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Times {
-    /// Turns that took no longer than each bound.
-    within: [u64; BOUNDS.len()],
-    count: u64,
-    sum_ms: u64,
-}
-
 impl Metrics {
     /// Counts a turn that has ended.
     pub(super) fn ended(&mut self, provider: &str, report: &Report) {
         let how = if report.success { "ok" } else { report.class.unwrap_or("unknown") };
         *self.turns.entry((provider.to_owned(), how)).or_default() += 1;
-        let times = self.times.entry(provider.to_owned()).or_default();
-        for (bound, within) in BOUNDS.iter().zip(&mut times.within) {
-            *within += u64::from(report.execution_time_ms <= u64::from(*bound) * 1_000);
-        }
-        times.count += 1;
-        times.sum_ms = times.sum_ms.saturating_add(report.execution_time_ms);
+        self.times.entry(provider.to_owned()).or_default().add(report.execution_time_ms);
     }
 
     /// Counts a turn that a hook has stopped.
@@ -46,31 +33,22 @@ impl Metrics {
     /// All of it as Prometheus reads it.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = String::new();
-        let mut line = |line: String| text.push_str(&line);
-        line(head("godctl_agent_turns_total", "Turns, by provider and how they ended.", "counter"));
+        let mut figures = Figures::default();
+        let name = "godctl_agent_turns_total";
+        figures.family(name, "counter", "Turns, by provider and how they ended.");
         for ((provider, how), count) in &self.turns {
-            line(format!("godctl_agent_turns_total{{provider=\"{provider}\",outcome=\"{how}\"}} {count}\n"));
+            figures.figure(name, &[("provider", provider), ("outcome", how)], count);
         }
-        line(head("godctl_agent_turns_stopped_total", "Turns that a hook has stopped.", "counter"));
+        let name = "godctl_agent_turns_stopped_total";
+        figures.family(name, "counter", "Turns that a hook has stopped.");
         for (hook, count) in &self.stopped {
-            line(format!("godctl_agent_turns_stopped_total{{hook=\"{hook}\"}} {count}\n"));
+            figures.figure(name, &[("hook", hook)], count);
         }
         let name = "godctl_agent_turn_seconds";
-        line(head(name, "How long turns take.", "histogram"));
+        figures.family(name, "histogram", "How long turns take.");
         for (provider, times) in &self.times {
-            for (bound, within) in BOUNDS.iter().zip(times.within) {
-                line(format!("{name}_bucket{{provider=\"{provider}\",le=\"{bound}\"}} {within}\n"));
-            }
-            line(format!("{name}_bucket{{provider=\"{provider}\",le=\"+Inf\"}} {}\n", times.count));
-            let (seconds, ms) = (times.sum_ms / 1_000, times.sum_ms % 1_000);
-            line(format!("{name}_sum{{provider=\"{provider}\"}} {seconds}.{ms:03}\n"));
-            line(format!("{name}_count{{provider=\"{provider}\"}} {}\n", times.count));
+            times.write(&mut figures, name, ("provider", provider));
         }
-        text
+        figures.into_text()
     }
-}
-
-fn head(name: &str, help: &str, kind: &str) -> String {
-    format!("# HELP {name} {help}\n# TYPE {name} {kind}\n")
 }

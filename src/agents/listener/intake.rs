@@ -180,7 +180,10 @@ async fn settle(listener: &Listener, delivery: &Delivery, news: &News) -> Result
     let (key, hash) = (&message.request.key, &message.request.hash);
     let job = NewJob { key, hash, session: &session, message: &message };
     match listener.journal.accept(&job).await? {
-        Accepted::New => info!(key, session, provider = message.request.provider, "a prompt was accepted"),
+        Accepted::New => {
+            let correlation_id = message.request.correlation_ids.first().map(tracing::field::display);
+            info!(key, session, provider = message.request.provider, correlation_id, "a prompt was accepted");
+        }
         Accepted::Waiting => info!(key, "a prompt came again; it is being worked on"),
         Accepted::Over => {
             listener.journal.repeat(key).await?;

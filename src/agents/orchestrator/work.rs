@@ -3,6 +3,7 @@
 use jiff::{Zoned, tz::TimeZone};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{
@@ -56,11 +57,19 @@ impl Orchestrator {
         stop: &CancellationToken,
         mut say: impl FnMut(Output) + Send,
     ) -> Result<Done, OrderError> {
-        let stored = self.look_up(order).await?;
-        let mut leases = self.take(order, scene.provider, stored.fence, stop).await?;
-        let result = self.work_under(scene, order, &mut leases, (stop, &mut say)).await;
-        self.give_back(&leases).await;
-        result
+        // Whatever is logged about it can be found by what caused it.
+        let correlation_id = order.correlation_ids.first().map(tracing::field::display);
+        let span = tracing::info_span!(
+            "turn", provider = scene.provider.name(), session = %order.session, run = %order.run, correlation_id
+        );
+        let working = async {
+            let stored = self.look_up(order).await?;
+            let mut leases = self.take(order, scene.provider, stored.fence, stop).await?;
+            let result = self.work_under(scene, order, &mut leases, (stop, &mut say)).await;
+            self.give_back(&leases).await;
+            result
+        };
+        working.instrument(span).await
     }
 
     async fn look_up(&self, order: &Order) -> Result<Stored, OrderError> {
@@ -165,7 +174,10 @@ impl Orchestrator {
     }
 
     /// What was spent today, as far as a budget asks for it, and what time it is here.
-    pub(in super::super) async fn today(&self, budgets: &Budgets) -> Result<(Today, Zoned), StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn today(&self, budgets: &Budgets) -> Result<(Today, Zoned), StoreError> {
         let now = self.clock.now().to_zoned(TimeZone::system());
         let today = match budgets.have_days() {
             true => Today::of(&self.store.usage(Some(day_of(&now).0)).await?),

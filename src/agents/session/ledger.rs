@@ -152,6 +152,12 @@ pub struct UsageRow {
     pub directory: String,
     /// When the turn ended.
     pub at: Timestamp,
+    /// How long it took, in milliseconds; `None` if an earlier version has written this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<u64>,
+    /// Why it failed, if it did; one of the names of [`Class`](super::super::Class).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_class: Option<String>,
     /// Of this turn alone.
     pub amounts: Amounts,
     /// Where the cost comes from.

@@ -250,6 +250,8 @@ impl Session {
             model: self.model.clone(),
             directory: self.directory.clone(),
             at: ended_at,
+            took_ms: u64::try_from(ended_at.duration_since(run.began_at).as_millis()).ok(),
+            failure_class: self.failure_class.clone(),
             amounts,
             cost_source: match amounts.cost_micro_usd {
                 Some(_) => CostSource::Reported,

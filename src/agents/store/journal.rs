@@ -2,7 +2,10 @@
 //! must still be published. Always SQLite, in the file of the sessions where those are there too, so that the end of a
 //! turn, the end of its job and the events about both are one transaction.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -160,6 +163,19 @@ pub struct OpenCounts {
     pub waiting: u64,
 }
 
+/// How far a prompt has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Passage {
+    /// Who is to work on it.
+    pub provider: String,
+    /// Whether it was answered or given up; `None` until then.
+    pub is_answered: Option<bool>,
+    /// Attempts that were begun.
+    pub attempts: u32,
+    /// From when it was accepted until it was over, if it is and if that is known.
+    pub took: Option<Duration>,
+}
+
 /// Where a prompt stands that is not over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket {
@@ -305,6 +321,14 @@ impl Journal {
     /// A broken file.
     pub async fn census(&self) -> Result<Census, StoreError> {
         self.file.count_open_jobs().await
+    }
+
+    /// All prompts, those that were over in the last days included.
+    ///
+    /// # Errors
+    /// A broken file.
+    pub async fn passages(&self) -> Result<Vec<Passage>, StoreError> {
+        self.file.read_passages().await
     }
 
     /// Prompts that wait or are being worked on and have this key, with or without what stands before its colon, or

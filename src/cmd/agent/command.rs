@@ -4,7 +4,9 @@ use std::ffi::OsString;
 
 use clap::Subcommand;
 
-use super::{super::Context, cancel, cost, dlq, flow, keys, listen, providers, sessions, start, status};
+use super::{
+    super::Context, cancel, cost, dlq, flow, keys, listen, metrics, providers, sessions, start, status,
+};
 
 /// Flags of `godctl agent`.
 #[derive(Debug, clap::Args)]
@@ -34,6 +36,8 @@ enum Action {
     Listen(listen::Args),
     /// Show what is being worked on, what waits and what has ended
     Status(status::Args),
+    /// Print figures about agents, for Prometheus
+    Metrics(metrics::Args),
     /// Stop the turn of a session, whoever works on it, or give up a prompt that waits
     Cancel(cancel::Args),
     /// Look at prompts that were given up, put them back or delete them
@@ -55,6 +59,7 @@ pub(in crate::cmd) fn run(args: &Args, context: &Context, passed_on: Vec<OsStrin
         Action::Run(args) => flow::run(args, context),
         Action::Listen(args) => listen::run(args, context),
         Action::Status(args) => status::run(args, context),
+        Action::Metrics(args) => metrics::run(args, context),
         Action::Cancel(args) => cancel::run(args, context),
         Action::Dlq(args) => dlq::run(args, context),
         Action::Sessions(args) => sessions::run(args, context),

@@ -172,6 +172,8 @@ mod tests {
             model: None,
             directory: "/w".to_owned(),
             at: Timestamp::from_second(day * 86_400).unwrap(),
+            took_ms: None,
+            failure_class: None,
             amounts,
             cost_source: CostSource::Reported,
             raw: amounts,

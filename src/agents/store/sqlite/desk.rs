@@ -1,5 +1,7 @@
 //! What people are told of the journal, and what they do about it: open prompts, and who takes them.
 
+use std::time::Duration;
+
 use futures_util::TryStreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use sqlx::{Row as _, sqlite::SqliteRow};
@@ -8,7 +10,7 @@ use uuid::Uuid;
 use super::{
     super::{
         StoreError,
-        journal::{Census, Job, Presence, Queued, Ticket},
+        journal::{Census, Job, Passage, Presence, Queued, Ticket},
     },
     SqliteStore,
     sessions::{millis, signed},
@@ -108,6 +110,28 @@ impl SqliteStore {
             .map_err(failed)?;
         census.holders = rows.iter().map(|row| (row.get(0), number(row.get(1)))).collect();
         Ok(census)
+    }
+
+    pub(in super::super) async fn read_passages(&self) -> Result<Vec<Passage>, StoreError> {
+        let mut guard = self.connection.lock().await;
+        let connection = self.open_one(&mut guard)?;
+        let rows = sqlx::query("SELECT provider, status, attempt, accepted, updated FROM inbox ORDER BY seq")
+            .fetch_all(connection)
+            .await
+            .map_err(|error| self.failed("read", &error))?;
+        let passage = |row: &SqliteRow| {
+            let (status, attempt): (String, i64) = (row.get(1), row.get(2));
+            let (accepted, updated): (i64, i64) = (row.get(3), row.get(4));
+            let is_answered = match status.as_str() {
+                "done" => Some(true),
+                "dead" => Some(false),
+                _ => None,
+            };
+            let took = is_answered.filter(|_| accepted > 0).and(u64::try_from(updated - accepted).ok());
+            let attempts = u32::try_from(attempt).unwrap_or(0);
+            Passage { provider: row.get(0), is_answered, attempts, took: took.map(Duration::from_millis) }
+        };
+        Ok(rows.iter().map(passage).collect())
     }
 
     pub(in super::super) async fn find_open_jobs(&self, text: &str) -> Result<Vec<Ticket>, StoreError> {

@@ -69,8 +69,8 @@ impl SqliteStore {
             });
         }
         sqlx::query(
-            "INSERT INTO inbox(key, hash, session, provider, status, updated, sealed)
-             VALUES (?, ?, ?, ?, 'ready', ?, ?)",
+            "INSERT INTO inbox(key, hash, session, provider, status, accepted, updated, sealed)
+             VALUES (?1, ?2, ?3, ?4, 'ready', ?5, ?5, ?6)",
         )
         .bind(job.key)
         .bind(job.hash)

@@ -3,8 +3,11 @@
 use crate::db::Format;
 
 /// The file. The mark spells `gses`.
-pub(super) const FORMAT: Format =
-    Format { name: "godctl store of sessions", application_id: 0x6773_6573, migrations: &[VERSION_1] };
+pub(super) const FORMAT: Format = Format {
+    name: "godctl store of sessions",
+    application_id: 0x6773_6573,
+    migrations: &[VERSION_1, VERSION_2],
+};
 
 /// Times are milliseconds since 1970. `plain` is JSON of what may be read, `sealed` a blob of the vault;
 /// `sessions.change_id` is the last change, so that it is not made twice. A row of `leases` stays when its lease is given
@@ -108,3 +111,6 @@ CREATE TABLE listeners(
     seen INTEGER NOT NULL
 ) WITHOUT ROWID;
 ";
+
+/// When a prompt was accepted; 0 of those that were before this was noted.
+const VERSION_2: &str = "ALTER TABLE inbox ADD COLUMN accepted INTEGER NOT NULL DEFAULT 0;";

@@ -9,17 +9,19 @@ use super::{
         super::Context,
         store::{orchestrator, with_exit_code},
     },
-    Agent, Ended, Journal, Listener, Process, Prompt, Running, Status,
+    Agent, DayBudget, Ended, Journal, Listener, Process, Prompt, Running, Status,
 };
 use crate::{
     agents::{
+        budgets::{Budgets, Spent},
         limits::Gate,
         lines::shortened,
         orchestrator::{Hold, Holder, Orchestrator},
         session::{Session, State},
-        store::{Filter, SharedStore, StoreError, journal, open},
+        store::{Filter, SessionStore, SharedStore, StoreError, journal, open},
     },
     bus::SystemClock,
+    config::Usd,
 };
 
 /// Turns that run and are shown, and sessions that have ended.
@@ -34,15 +36,16 @@ const MAX_PROMPT: usize = 200;
 
 /// What it looks at.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(in crate::cmd::agent) struct Desk {
     works: Orchestrator,
     journal: journal::Journal,
+    budgets: Budgets,
     bus: String,
     queue: String,
 }
 
 /// Opens the store and the journal for `work`, and closes them.
-pub(super) async fn with_desk(
+pub(in crate::cmd::agent) async fn with_desk(
     context: &Context,
     work: impl AsyncFnOnce(&Desk) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -54,6 +57,7 @@ pub(super) async fn with_desk(
     let desk = Desk {
         works: orchestrator(&context.config, store.clone()),
         journal: journal.clone(),
+        budgets: Budgets::new(&context.config.agents),
         bus: context.config.bus.url.to_string(),
         queue: context.config.listen.queue.clone(),
     };
@@ -69,8 +73,18 @@ impl Desk {
         self.works.store.address()
     }
 
+    /// The sessions.
+    pub(in crate::cmd::agent) fn sessions(&self) -> &dyn SessionStore {
+        &*self.works.store
+    }
+
+    /// The journal of this machine.
+    pub(in crate::cmd::agent) const fn journal(&self) -> &journal::Journal {
+        &self.journal
+    }
+
     /// Everything as it is now.
-    pub(super) async fn look(&self, now: Timestamp) -> Result<Status, StoreError> {
+    pub(in crate::cmd::agent) async fn look(&self, now: Timestamp) -> Result<Status, StoreError> {
         let store = &self.works.store;
         let filter = Filter { state: Some(State::Running), limit: Some(MAX_RUNNING), ..Filter::default() };
         let mut running = Vec::new();
@@ -84,6 +98,8 @@ impl Desk {
         let ended = latest.iter().map(|stored| &stored.session);
         let ended = ended.filter(|session| session.run.is_none() && session.prompt_count > 0);
         let ended = ended.take(MAX_ENDED).map(ended_of).collect();
+        let (today, _) = self.works.today(&self.budgets).await?;
+        let budgets = self.budgets.days(&today).map(budget_of).collect();
         let counts = self.journal.counts().await?;
         let census = self.journal.census().await?;
         let queued = self.journal.queued(MAX_WAITING).await?;
@@ -96,6 +112,7 @@ impl Desk {
             queue: self.queue.clone(),
             running,
             ended,
+            budgets,
             listeners: listeners_of(&census, &present, now),
             journal: journal_of(counts, &census, (queued, gates), now),
         })
@@ -138,6 +155,15 @@ fn ended_of(session: &Session) -> Ended {
         directory: session.directory.clone(),
         prompt: asked(session),
         cost_micro_usd: session.totals.known_cost_micro_usd(),
+    }
+}
+
+fn budget_of((provider, spent, limit): (Option<&str>, Spent, Usd)) -> DayBudget {
+    DayBudget {
+        provider: provider.map(str::to_owned),
+        spent_micro_usd: spent.known.micro(),
+        limit_micro_usd: limit.micro(),
+        unknown_turns: spent.unknown_turns,
     }
 }
 

@@ -16,10 +16,11 @@ use serde::Serialize;
 use super::super::{Context, terminal_width};
 use crate::agents::store::journal::OpenCounts;
 pub(super) use command::{Args, run};
+pub(super) use look::{Desk, with_desk};
 
 /// Everything that agents do.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-struct Status {
+pub(super) struct Status {
     /// When it was looked.
     at: Timestamp,
     /// Where the sessions are.
@@ -32,6 +33,8 @@ struct Status {
     running: Vec<Running>,
     /// Sessions whose turn has ended, the latest first.
     ended: Vec<Ended>,
+    /// What may be spent on a day, and what of it is spent; first for all agents together.
+    budgets: Vec<DayBudget>,
     journal: Journal,
     /// Processes that take prompts into this machine's journal, or were working on some when they ended.
     listeners: Vec<Listener>,
@@ -72,6 +75,17 @@ struct Ended {
     directory: String,
     prompt: String,
     cost_micro_usd: Option<u64>,
+}
+
+/// The money of a day.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct DayBudget {
+    /// The agent; `None` means all of them together.
+    provider: Option<String>,
+    spent_micro_usd: u64,
+    limit_micro_usd: u64,
+    /// Turns of today whose cost nobody knows.
+    unknown_turns: u64,
 }
 
 /// A process.

@@ -52,6 +52,7 @@ pub(super) fn lines(status: &Status, look: &Look) -> Vec<String> {
     ];
     running(&mut lines, status, look);
     ended(&mut lines, status, look);
+    budgets(&mut lines, status, look);
     journal(&mut lines, status, look);
     listeners(&mut lines, status, look);
     lines
@@ -192,6 +193,27 @@ fn ended(lines: &mut Vec<String>, status: &Status, look: &Look) {
         ]
     };
     let cells: Vec<_> = status.ended.iter().map(row).collect();
+    rows(lines, &columns, look, &cells);
+}
+
+fn budgets(lines: &mut Vec<String>, status: &Status, look: &Look) {
+    if status.budgets.is_empty() {
+        return;
+    }
+    title(lines, "MONEY OF TODAY");
+    let columns = [left("AGENT", 0), right("SPENT", 0), right("OF", 0), right("UNKNOWN", 0)];
+    let row = |budget: &super::DayBudget| {
+        vec![
+            budget.provider.as_deref().map_or("all of them".to_owned(), |name| cell(name, NAME)),
+            dollars(budget.spent_micro_usd),
+            dollars(budget.limit_micro_usd),
+            match budget.unknown_turns {
+                0 => String::new(),
+                turns => format!("{turns} turns"),
+            },
+        ]
+    };
+    let cells: Vec<_> = status.budgets.iter().map(row).collect();
     rows(lines, &columns, look, &cells);
 }
 
@@ -440,6 +462,20 @@ mod tests {
             queue: "agent.prompt".to_owned(),
             running: vec![running, left],
             ended: vec![ended("a", "idle", None, 5), ended("b", "interrupted", Some("cancelled"), 4_000)],
+            budgets: vec![
+                DayBudget {
+                    provider: None,
+                    spent_micro_usd: 1_250_000,
+                    limit_micro_usd: 5_000_000,
+                    unknown_turns: 2,
+                },
+                DayBudget {
+                    provider: Some("claude".to_owned()),
+                    spent_micro_usd: 1_000_000,
+                    limit_micro_usd: 1_000_000,
+                    unknown_turns: 0,
+                },
+            ],
             journal: Journal {
                 ready: 30,
                 running: 1,
@@ -505,6 +541,7 @@ mod tests {
         let nothing = Status {
             running: Vec::new(),
             ended: Vec::new(),
+            budgets: Vec::new(),
             journal: Journal::default(),
             listeners: Vec::new(),
             ..status()
