@@ -67,6 +67,9 @@ pub struct HookSettings {
     /// `validate`: texts that no prompt may contain, whether large or small letters.
     #[serde(default)]
     pub forbid: Vec<String>,
+    /// `validate`: no prompt may begin with a command of the agent (`/…`) or name files for it to read (`@…`).
+    #[serde(default)]
+    pub plain: bool,
     /// `metrics`: a file that is written after each turn, in the text format of Prometheus.
     #[serde(default)]
     pub file: Option<PathBuf>,
@@ -139,6 +142,7 @@ impl HookSettings {
             ("burst", self.burst.is_some(), HookKind::RateLimit),
             ("max_prompt_kb", self.max_prompt_kb.is_some(), HookKind::Validate),
             ("forbid", !self.forbid.is_empty(), HookKind::Validate),
+            ("plain", self.plain, HookKind::Validate),
             ("file", self.file.is_some(), HookKind::Metrics),
         ];
         if let Some((key, ..)) = fits.iter().find(|(_, is_set, of)| *is_set && *of != kind) {

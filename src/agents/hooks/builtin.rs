@@ -40,6 +40,17 @@ pub(super) fn validate(occasion: &Occasion, settings: &HookSettings) -> Result<(
     if let Some(limit) = settings.max_prompt_kb.filter(|limit| bytes > limit.saturating_mul(1_024)) {
         return refuse(format!("the prompt has {bytes} bytes, and {limit} KB is the most"));
     }
+    if settings.plain && occasion.prompt.trim_start().starts_with('/') {
+        return refuse(
+            "the prompt begins with a command of the agent (/), which is forbidden here".to_owned(),
+        );
+    }
+    let is_file = |word: &str| word.strip_prefix('@').is_some_and(|name| !name.is_empty());
+    if settings.plain && occasion.prompt.split_whitespace().any(is_file) {
+        return refuse(
+            "the prompt names a file for the agent to read (@), which is forbidden here".to_owned(),
+        );
+    }
     let prompt = occasion.prompt.to_lowercase();
     match settings.forbid.iter().find(|text| prompt.contains(&text.to_lowercase())) {
         Some(text) => refuse(format!("the prompt holds '{text}', which is forbidden here")),

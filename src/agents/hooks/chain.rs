@@ -393,6 +393,17 @@ mod tests {
         assert_eq!((failure.class, failure.retry_after.unwrap().as_secs()), (Class::RateLimited, 30));
         let forbid = hooks("[fit]\nkind = 'validate'\nforbid = ['COUNT']");
         assert_eq!(stage.before(&forbid, &[]).await.unwrap_err().class, Class::BadRequest);
+        let plain = hooks("[fit]\nkind = 'validate'\nplain = true");
+        for (prompt, is_plain) in [
+            ("mail me @ noon, a/b", true),
+            (" /clear", false),
+            ("read @/etc/passwd", false),
+            ("\n@notes.md", false),
+        ] {
+            let mut occasion = Occasion { prompt: prompt.to_owned(), ..occasion() };
+            let passed = plain.before(&mut occasion, &[], stage.around()).await;
+            assert_eq!(passed.is_ok(), is_plain, "{prompt}: {passed:?}");
+        }
         let short = hooks("[fit]\nkind = 'validate'\nmax_prompt_kb = 0");
         assert!(stage.before(&short, &[]).await.unwrap_err().message.contains("5 bytes"));
         let auth = hooks("[who]\nkind = 'auth'");
