@@ -339,8 +339,12 @@ fn plain(path: &Path) -> SqliteConnectOptions {
 
 async fn check_library(connection: &mut SqliteConnection) -> Result<Result<(), DbError>, sqlx::Error> {
     let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(connection).await?;
+    Ok(check_version(version))
+}
+
+fn check_version(version: String) -> Result<(), DbError> {
     let numbers: Vec<u32> = version.split('.').filter_map(|part| part.parse().ok()).collect();
-    Ok(if numbers.as_slice() >= MIN_LIBRARY.as_slice() { Ok(()) } else { Err(DbError::Library(version)) })
+    if numbers.as_slice() >= MIN_LIBRARY.as_slice() { Ok(()) } else { Err(DbError::Library(version)) }
 }
 
 async fn switch_to_wal(
@@ -513,6 +517,22 @@ mod tests {
 
     async fn ones(connection: &mut SqliteConnection) -> i64 {
         sqlx::query_scalar("SELECT count(*) FROM one").fetch_one(connection).await.unwrap()
+    }
+
+    #[test]
+    fn a_library_that_can_damage_files_is_refused() {
+        for (version, is_safe) in [
+            ("3.40.1", false),
+            ("3.51.2", false),
+            ("3.51.3", true),
+            ("3.51.10", true),
+            ("3.52", true),
+            ("4.0.0", true),
+        ] {
+            assert_eq!(check_version(version.to_owned()).is_ok(), is_safe, "{version}");
+        }
+        let told = check_version("3.51.2".to_owned()).unwrap_err().to_string();
+        assert!(told.contains("3.51.2") && told.contains("build with 3.51.3"), "{told}");
     }
 
     #[tokio::test]

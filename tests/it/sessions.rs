@@ -265,6 +265,63 @@ fn sessions_are_listed_shown_searched_exported_and_deleted() {
 }
 
 #[test]
+fn a_session_tells_all_that_is_known_of_it_and_one_that_is_not_there_is_said() {
+    let desk = Desk::new();
+    desk.agent(
+        "gemini",
+        r#"echo '{"type":"init","session_id":"SESSION","model":"m"}'
+           echo '{"type":"message","role":"assistant","content":"Two.","delta":true}'
+           echo '{"type":"result","status":"success","stats":{}}'"#,
+    );
+    let id = "0199f0a2-0000-7000-8000-000000000001";
+    for prompt in ["count", "again"] {
+        ok(&desk.start(&["gemini", "--session-id", id, "--tag", "release", "-p", prompt], b""));
+        let flag = if prompt == "count" { "--session-id" } else { "--resume" };
+        assert!(desk.seen("arguments").contains(&format!("{flag}={id}\n")), "{}", desk.seen("arguments"));
+    }
+    desk.agent(
+        "codex",
+        r#"echo '{"type":"thread.started","thread_id":"t-77"}'
+           echo '{"type":"item.completed","item":{"id":"i","type":"agent_message","text":"Two."}}'
+           echo '{"type":"turn.completed","usage":{"input_tokens":1,"output_tokens":1}}'"#,
+    );
+    ok(&desk.start(&["codex", "--session-id", "mine", "-p", "count"], b""));
+    ok(&desk.start(&["codex", "--session-id", "mine", "-p", "again"], b""));
+    assert!(desk.seen("arguments").ends_with("resume\nt-77\n-\n"), "{}", desk.seen("arguments"));
+
+    let ran = desk.sessions(&["show", id, "--json"]);
+    ok(&ran);
+    let session: Value = serde_json::from_str(&ran.stdout).unwrap();
+    for (key, value) in [
+        ("id", Value::from(id)),
+        ("provider", "gemini".into()),
+        ("state", "idle".into()),
+        ("source", "cli".into()),
+        ("native_id", id.into()),
+        ("prompt_count", 2.into()),
+        ("tags", serde_json::json!(["release"])),
+    ] {
+        assert_eq!(session[key], value, "{key}");
+    }
+    let time = |name: &str| session[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    assert!(time("created_at") <= time("updated_at"));
+    assert_eq!(session["correlation_ids"].as_array().unwrap().len(), 2, "one for each prompt");
+    let words = &session["words"];
+    assert_eq!(
+        (&words["last_prompt"], &words["last_response"]),
+        (&Value::from("again"), &Value::from("Two."))
+    );
+
+    let listed = |args: &[&str]| desk.sessions(&[&["list", "--json"], args].concat()).stdout.lines().count();
+    assert_eq!((listed(&[]), listed(&["--limit", "1"]), listed(&["--since", "7d"])), (2, 1, 2));
+    let found = desk.sessions(&["search", "AGAIN", "--since", "7d", "--json"]);
+    assert_eq!(found.stdout.lines().count(), 2, "of all agents: {found:?}");
+    let ran = desk.sessions(&["resume", "nobody", "-p", "x"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("there is no session nobody"), "{}", ran.stderr);
+}
+
+#[test]
 fn what_was_said_is_encrypted_and_its_key_is_needed_and_can_be_rotated() {
     let desk = Desk::new();
     desk.agent("claude", &claude("0.10"));

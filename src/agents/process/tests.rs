@@ -115,9 +115,9 @@ async fn silence_is_told_from_a_turn_that_takes_long() {
     let silent = Limits { start: Duration::from_millis(200), ..quick() };
     let (outcome, _) = play("sleep 60", "", silent, Farewell::Terminate, &CancellationToken::new()).await;
     assert_eq!(class(&outcome), Class::Stalled);
-    // Each line is shorter than the limit after the one before.
-    let script = format!("for i in 1 2 3 4 5 6; do echo '{{}}'; sleep 0.2; done; {DONE}");
-    let chatty = Limits { start: Duration::from_secs(5), idle: Duration::from_secs(5), ..quick() };
+    // All of them take longer than the limit, but each line comes soon after the one before.
+    let script = format!("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo '{{}}'; sleep 0.25; done; {DONE}");
+    let chatty = Limits { start: Duration::from_secs(5), idle: Duration::from_secs(2), ..quick() };
     let (outcome, _) = play(&script, "", chatty, Farewell::Terminate, &CancellationToken::new()).await;
     assert_eq!(outcome.verdict, Ok(()));
 }
