@@ -1,5 +1,10 @@
 //! `godctl agent listen` as a process, over the bus in a file and over RabbitMQ.
 
+mod figures;
+mod limits;
+mod losses;
+mod outages;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -7,12 +12,13 @@ use std::{
     process::Stdio,
 };
 
+use lapin::options::BasicGetOptions;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::{
     agent::Desk,
-    broker::Broker,
+    broker::{Broker, on_a_channel},
     redis_node::RedisNode,
     support::{Ran, Running, until},
 };
@@ -70,6 +76,48 @@ impl Office {
         })
     }
 
+    /// Makes a queue that takes events of these types from now on.
+    fn collect(&self, queue: &str, types: &[&str]) {
+        let bound: Vec<&str> = types.iter().flat_map(|name| ["--bind", *name]).collect();
+        self.run(&[&["bus", "work", queue, "--lines"], &bound[..]].concat());
+    }
+
+    /// The figures of a queue, once the broker answers.
+    fn queue(&self, name: &str) -> Value {
+        until("the broker tells of its queues", || {
+            let mut command = self.desk.command();
+            let ran: Ran = command.args(&self.at).args(["bus", "queues", "--json"]).output().unwrap().into();
+            let queues: Vec<Value> = serde_json::from_str(&ran.stdout).ok()?;
+            queues.into_iter().find(|queue| queue["name"] == name)
+        })
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_str(&self.run(&["agent", "status", "--json"]).stdout).unwrap()
+    }
+
+    /// How often the agents of this desk were started, as they note it themselves.
+    fn runs(&self) -> usize {
+        fs::read_to_string(self.path("runs")).unwrap_or_default().lines().count()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.desk.home.path().join(name)
+    }
+
+    /// What agents wait for that were made with [`WAITS`].
+    fn go(&self) {
+        fs::write(self.path("go"), "").unwrap();
+    }
+
+    /// A claude that does `body` between its first and its last line.
+    fn claude(&self, body: &str) {
+        let home = self.desk.home.path().display().to_string();
+        let body =
+            format!("echo $$ >> {home}/runs\n{}", ANSWER.replace("WAIT", &body.replace("HOME", &home)));
+        self.desk.agent("claude", &body);
+    }
+
     fn sessions(&self) -> Vec<Value> {
         let ran = self.run(&["agent", "sessions", "list", "--json"]);
         ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -84,10 +132,37 @@ impl Drop for Office {
     }
 }
 
+/// What an agent does that waits for a file.
+const WAITS: &str = "while [ ! -e HOME/go ]; do sleep 0.05; done";
+
+fn lives(pid: &Value) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z")
+}
+
+/// The most memory that a process ever had, in MB.
+fn peak_mb(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1_024
+}
+
 fn ends_in_order(mut listener: Running) {
     let pid = Pid::from_raw(i32::try_from(listener.0.id()).unwrap()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(listener.0.wait().unwrap().code(), Some(0));
+}
+
+/// Takes what has come into a queue, as it is there: what was published twice is there twice.
+fn collected(broker: &Broker, queue: &str) -> Vec<Value> {
+    on_a_channel(&broker.url(), async |channel| {
+        let mut events = Vec::new();
+        let options = BasicGetOptions { no_ack: true };
+        while let Some(message) = channel.basic_get(queue.into(), options).await.unwrap() {
+            events.push(serde_json::from_slice(&message.data).unwrap());
+        }
+        events
+    })
 }
 
 const ANSWER: &str = r#"echo '{"type":"system","subtype":"init","session_id":"SESSION","model":"claude-opus"}'

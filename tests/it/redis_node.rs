@@ -37,6 +37,22 @@ impl RedisNode {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Where all that it has acknowledged is kept.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// What it answers to one command, as it comes over the wire.
+    pub(crate) fn ask(&self, words: &[&str]) -> String {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        let words: String = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+        let count = words.matches('$').count();
+        stream.write_all(format!("*{count}\r\n{words}").as_bytes()).unwrap();
+        let mut answer = vec![0; 4096];
+        let length = stream.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    }
+
     /// Kills it with SIGKILL.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -4,8 +4,10 @@
 mod acp;
 mod around;
 mod chat;
+mod extremes;
 mod flow;
 mod installed;
+mod leases;
 mod template;
 
 use std::{
@@ -58,7 +60,7 @@ impl Desk {
             "#!/bin/sh\nif [ \"$1\" = --version ]; then echo '1.2.3 (fake)'; exit; fi\n\
              for word in \"$@\"; do printf '%s\\n' \"$word\"; done > {seen}/arguments\n\
              env | sed 's/=.*//' | sort > {seen}/variables\npwd > {seen}/directory\ncat > {seen}/input\n\
-             session=$(sed -n 's/^--session-id=//p; s/^--resume=//p' {seen}/arguments)\nrun() {{ {body}\n}}\n\
+             session=$(printf '%s\\n' \"$@\" | sed -n 's/^--session-id=//p; s/^--resume=//p')\nrun() {{ {body}\n}}\n\
              run | sed -u \"s/SESSION/$session/\"\n"
         );
         let path = self.home.write(&format!("bin/{name}"), &script);
