@@ -437,10 +437,12 @@ fn a_bus_that_is_away_stops_no_flow_and_what_is_said_is_stored_nowhere_in_the_cl
         "[inputs.secret]\n[[step]]\nname = 'a'\nprovider = 'echo'\nprompt = 'canary-of-a-prompt {{ inputs.secret }}'\n",
     );
     let args = ["--input", "secret=canary-of-an-input"];
-    let ran = floor.run(&[&args[..], &["-c", "bus.url=sqlite:/proc/nowhere/bus.db"]].concat());
     let said = "canary-of-a-prompt canary-of-an-input\n";
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), said), "{}", ran.stderr);
-    assert!(ran.stderr.contains("not all that happened is published"), "{}", ran.stderr);
+    for url in ["sqlite:/proc/nowhere/bus.db", "amqp://127.0.0.1:9/%2f"] {
+        let ran = floor.run(&[&args[..], &["--new", "-c", &format!("bus.url={url}")]].concat());
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), said), "{}", ran.stderr);
+        assert!(ran.stderr.contains("not all that happened is published"), "{}", ran.stderr);
+    }
     let ran = floor.run(&[&args[..], &["--no-publish"]].concat());
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), said), "{}", ran.stderr);
     let data = floor.desk.home.path().join(".local/share/godctl");

@@ -11,6 +11,8 @@ use crate::bus::{BusError, Event, Publish, backoff::Backoff};
 
 /// Events that wait for the bus; one more is left out and counted.
 const WAITING: usize = 4_096;
+/// What was asked and answered is kept encrypted in the sessions; an outbox of the bus would keep it as it is.
+const DIRECTLY: Publish = Publish { require_route: false, never_deferred: true };
 /// Events published together.
 const BATCH: usize = 64;
 /// Between two attempts to reach a bus that is away.
@@ -121,11 +123,11 @@ async fn send(context: &Context, batch: &mut Vec<Event>, link: &mut Option<Link>
         Some(link) => link,
         None => link.insert(Link::open(context).await?),
     };
-    match link.bus.publish(batch, Publish::default()).await {
+    match link.bus.publish(batch, DIRECTLY).await {
         Ok(_) => batch.clear(),
         Err(error) if error.is_about_the_event() => {
             while let Some(event) = batch.first() {
-                match link.bus.publish(std::slice::from_ref(event), Publish::default()).await {
+                match link.bus.publish(std::slice::from_ref(event), DIRECTLY).await {
                     Err(error) if error.is_about_the_event() => {
                         warn!(%error, event_type = %event.event_type, "the bus does not take an event");
                     }
