@@ -81,6 +81,57 @@ pub async fn connect(
     }
 }
 
+/// A bus that is only looked at.
+#[derive(Debug)]
+pub struct Watched {
+    /// The bus; nobody publishes on it.
+    pub bus: SharedBus,
+    /// Whether there is a connection, where there can be none.
+    pub online: Option<tokio::sync::watch::Receiver<bool>>,
+}
+
+/// Opens the bus at `config.url` to look at it: nothing is made, neither a file nor an exchange, and no outbox stands
+/// in front. A connection that is lost is told by [`Watched::online`].
+///
+/// # Errors
+/// As [`connect`]; also [`BusError::Unreachable`] for a file or an exchange that is not there yet, and for a broker that
+/// is away.
+pub async fn watch(config: &config::Bus, data_dir: &Path, shutdown: &Shutdown) -> Result<Watched, BusError> {
+    let missing = |path: &Path| {
+        let reason =
+            format!("there is no file {} yet; it is made when something is published", path.display());
+        (!path.exists()).then(|| BusError::Unreachable { bus: config.url.to_string(), reason })
+    };
+    match config.url.scheme() {
+        "sqlite" => {
+            let path = sqlite_file(config, data_dir);
+            if let Some(error) = missing(&path) {
+                return Err(error);
+            }
+            let options = SqliteOptions {
+                max_event_bytes: config.max_event_bytes as usize,
+                // Its bell would be a file; news are found by looking, ten times a second.
+                doorbell: false,
+                ..SqliteOptions::new(path)
+            };
+            Ok(Watched { bus: Arc::new(SqliteBus::open(options, shutdown).await?), online: None })
+        }
+        "file" => {
+            if let Some(error) = missing(Path::new(config.url.path())) {
+                return Err(error);
+            }
+            Ok(Watched { bus: connect(config, data_dir, shutdown).await?, online: None })
+        }
+        "amqp" | "amqps" => {
+            let options = AmqpOptions { passive: true, ..broker(config)? };
+            let bus = AmqpBus::open(options, shutdown).await?;
+            let online = Some(bus.online());
+            Ok(Watched { bus: Arc::new(bus), online })
+        }
+        _ => Ok(Watched { bus: connect(config, data_dir, shutdown).await?, online: None }),
+    }
+}
+
 fn retention(config: &config::Bus) -> Retention {
     let days = Duration::from_secs(u64::from(config.retention_days) * 24 * 3600);
     let bytes = u64::from(config.retention_mb) * 1_000_000;

@@ -112,6 +112,7 @@ impl AmqpBus {
         let topology = Topology {
             exchange: short("bus.exchange", &options.exchange)?,
             history: options.history,
+            passive: options.passive,
             history_max_age: options.history_max_age,
             history_max_bytes: options.history_max_bytes,
             has_lost_history: Arc::default(),

@@ -58,6 +58,8 @@ pub struct AmqpOptions {
     pub exchange: String,
     /// Makes the stream queue that keeps the history, if there is none.
     pub history: bool,
+    /// Declares nothing that outlives the connection: the exchange must be there, and a history is not made.
+    pub passive: bool,
     /// How long a history that is made now keeps events; `None` keeps them.
     pub history_max_age: Option<Duration>,
     /// How many bytes a history that is made now keeps; `None` sets no limit.
@@ -92,6 +94,7 @@ impl AmqpOptions {
             ca_file: None,
             exchange: "bloodbank.events.v1".to_owned(),
             history: false,
+            passive: false,
             history_max_age: None,
             history_max_bytes: None,
             prefetch: 32,

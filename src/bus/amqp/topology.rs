@@ -28,6 +28,8 @@ pub(super) struct Topology {
     pub(super) exchange: ShortString,
     /// Make the history if it is not there.
     pub(super) history: bool,
+    /// Make nothing at all.
+    pub(super) passive: bool,
     pub(super) history_max_age: Option<Duration>,
     pub(super) history_max_bytes: Option<u64>,
     /// The history is there and cannot be reached: it is said once, not at each connection.
@@ -63,8 +65,8 @@ impl Topology {
     /// [`BusError::Conflict`] where something else has these names, [`BusError::Access`], [`BusError::Unreachable`].
     pub(super) async fn declare(&self, live: &Live) -> Result<Standing, BusError> {
         self.declare_exchange(live).await?;
-        let history =
-            if self.history { self.declare_history(live).await? } else { self.find_history(live).await? };
+        let makes = self.history && !self.passive;
+        let history = if makes { self.declare_history(live).await? } else { self.find_history(live).await? };
         Ok(Standing { history })
     }
 
@@ -82,8 +84,13 @@ impl Topology {
             );
             live.raw_answer(declared).await
         };
-        let refused = match declare(durable).await? {
+        let refused = match declare(if self.passive { passive } else { durable }).await? {
             Ok(()) => return Ok(()),
+            // Whoever publishes first makes it, so this may be mended by waiting.
+            Err(refused) if self.passive && errors::code(&refused) == Some(errors::NOT_FOUND) => {
+                let reason = format!("there is no {what} yet; it is made when something is published");
+                return Err(live.unreachable(reason));
+            }
             Err(refused) => refused,
         };
         // Users who may not configure can still use an exchange that somebody else has declared.
