@@ -67,6 +67,8 @@ deps-test: ## Install the servers, browsers and client libraries that some tests
 	command -v chromium >/dev/null 2>&1 || missing="$$missing chromium"; \
 	command -v python3 >/dev/null 2>&1 || missing="$$missing python3 python3-venv"; \
 	command -v npm >/dev/null 2>&1 || missing="$$missing nodejs npm"; \
+	command -v tmux >/dev/null 2>&1 || missing="$$missing tmux"; \
+	command -v script >/dev/null 2>&1 || missing="$$missing bsdutils"; \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ]; then root=; \
 		elif sudo -n true 2>/dev/null; then root='sudo -n'; \
@@ -126,10 +128,11 @@ lint: deps ## Check format, lints, documentation and scripts
 	@if command -v shellcheck >/dev/null 2>&1; then shellcheck .ci/run; fi
 	@echo "make lint: nothing to complain about"
 
-bench: deps ## Measure the engine beside stock candle, the live path, the bus beside plain lapin and Redis, and agents
+bench: deps ## Measure the engine beside stock candle, the live path, the bus beside plain lapin and Redis, agents, the dashboard
 	@cargo bench --quiet --locked --bench asr
 	@cargo bench --quiet --locked --bench bus
 	@cargo bench --quiet --locked --bench agents
+	@cargo bench --quiet --locked --bench dash
 	@cargo build --quiet --release --locked
 	@target/release/godctl demo | sed -n '/^model /,$$p'
 

@@ -13,7 +13,7 @@ use std::{
 use clap::{ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use super::{
-    Context, Exit, Failure, Stream, Terminal, agent, asr_serve, bus, completions, config, demo, doctor,
+    Context, Exit, Failure, Stream, Terminal, agent, asr_serve, bus, completions, config, dash, demo, doctor,
     extension, models, transcribe, up, version,
 };
 use crate::{
@@ -40,6 +40,7 @@ Examples:
   godctl asr-serve --listen 127.0.0.1:8000      serve transcription to other programs
   godctl doctor                                 what works on this machine, and how to fix the rest
   godctl bus tail                               watch events as they come
+  godctl dash                                   see everything that happens
   godctl agent start claude -p \"fix the typo\"   let a coding agent work on a prompt
   godctl up                                     run the configured parts, and keep them running
   godctl models list                            which speech models there are, and which are here
@@ -106,6 +107,8 @@ enum Command {
     Bus(bus::Args),
     /// Let coding agents work on prompts
     Agent(agent::Args),
+    /// See everything that happens, in the terminal
+    Dash(Box<dash::Args>),
     /// Run the configured parts under one supervisor, or write systemd units that do
     Up(up::Args),
     /// Helps to write programs for the bus
@@ -216,6 +219,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let passed_on = session.global.passed_on();
             let loaded = session.load(Overrides::default())?;
             agent::run(&args, &session.start(loaded, Audience::Person)?, passed_on)
+        }
+        Command::Dash(args) => {
+            let loaded = session.load(Overrides::default())?;
+            dash::run(&args, &session.start(loaded, Audience::Person)?)
         }
         Command::Up(args) => {
             let passed_on = session.global.passed_on();

@@ -320,6 +320,17 @@ fn what_is_said_in_a_recording_is_answered_by_an_agent_on_the_same_correlation()
     assert_eq!(answer["correlation_ids"][0], command["event_id"]);
     assert_eq!(started[0]["correlation_ids"], answer["correlation_ids"]);
     assert_eq!(answers.len(), 1, "the other recording calls nobody");
+    // The dashboard shows the chain, from what was said to what came of it.
+    let flags = ["dash", "--type", "agent.response.completed", "--frame", "160x30", "--keys", "4"];
+    let frame = office.run(&flags).stdout;
+    let line = |event_type: &str| {
+        let found = frame.lines().position(|line| line.contains(event_type));
+        found.unwrap_or_else(|| panic!("{event_type}: {frame}"))
+    };
+    let chain =
+        ["voice.transcription.completed", "agent.session.started", "agent.response.completed"].map(line);
+    assert!(chain.is_sorted() && chain[0] > 1, "{frame}");
+    assert!(frame.contains(said) && frame.contains("● connected"), "{frame}");
     assert_eq!(office.sessions()[0]["state"], "idle");
 }
 

@@ -23,6 +23,7 @@ mod config;
 #[cfg(unix)]
 mod control;
 mod corpora;
+mod dash;
 mod deepgram;
 mod demo;
 mod engine;

@@ -34,8 +34,14 @@ def spans(line, style):
     for match in SGR.finditer(line):
         pieces.append((line[at : match.start()], dict(style)))
         at = match.end()
-        for code in [int(c or 0) for c in match.group(1).split(";")]:
-            if code == 0:
+        codes = iter([int(c or 0) for c in match.group(1).split(";")])
+        for code in codes:
+            if code in (38, 48):
+                # A colour of its own: 2;red;green;blue. Backgrounds are left out.
+                rgb = [next(codes, 0) for _ in range(4)][1:]
+                if code == 38:
+                    style["fill"] = "#" + "".join(f"{part:02x}" for part in rgb)
+            elif code == 0:
                 style = {}
             elif code == 1:
                 style["weight"] = "bold"

@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use super::super::{
     Context, Exit, Failure, Stdout, Threads,
-    bus::{Side, confirm, json_line, printable, table, with_bus, with_exit_code},
+    bus::{Side, confirm, json_line, table, with_bus, with_exit_code},
+    text::printable,
 };
 use crate::{
     agents::lines::shortened,

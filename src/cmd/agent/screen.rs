@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use super::super::{Stdout, Terminal, bus::is_obeyed};
+use super::super::{Stdout, Terminal, text::is_obeyed};
 use crate::agents::{Outcome, Output, Usage, errand::Workspace, lines::shortened};
 
 /// How much of a tool's input is shown, in characters.

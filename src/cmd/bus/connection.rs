@@ -75,7 +75,7 @@ pub(super) async fn with_bus_at<T>(
 ///
 /// # Errors
 /// What is wrong with the address, without the address: it may hold a password.
-pub(super) fn other_bus(url: &str, context: &Context) -> anyhow::Result<config::Bus> {
+pub(in crate::cmd) fn other_bus(url: &str, context: &Context) -> anyhow::Result<config::Bus> {
     let url: BusUrl =
         url.parse().map_err(|reason: &str| Failure::new(Exit::Usage, anyhow::anyhow!("{reason}")))?;
     Ok(config::Bus { url, ..context.config.bus.clone() })

@@ -9,13 +9,13 @@ use uuid::Uuid;
 
 use super::{
     connection::with_bus,
-    line::{json_line, printable},
+    line::json_line,
     queues::confirm,
     table::{Side, table},
 };
 use crate::{
     bus::{Body, BusError, EventBus, Held, Lane, Selection},
-    cmd::{Context, Stdout, Threads},
+    cmd::{Context, Stdout, Threads, text::printable},
 };
 
 /// Flags of `godctl bus dead`.

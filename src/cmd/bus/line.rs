@@ -4,10 +4,13 @@ use std::fmt::Write as _;
 
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
-use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+use unicode_width::UnicodeWidthStr as _;
 
 use super::envelope::POSITION;
-use crate::bus::{Body, Event, Received};
+use crate::{
+    bus::{Body, Event, Received},
+    cmd::text::{cut, gist, nearest, printable},
+};
 
 /// How lines look.
 #[derive(Debug, Clone)]
@@ -19,22 +22,6 @@ pub(super) struct Look {
     /// Whose clock to show.
     pub(super) zone: TimeZone,
 }
-
-/// Members of a payload that say what the event is about, the first one first.
-const TELLING: [&str; 12] = [
-    "text",
-    "prompt",
-    "message",
-    "response",
-    "error_message",
-    "content",
-    "transcript_text",
-    "response_text",
-    "title",
-    "topic",
-    "summary",
-    "name",
-];
 
 /// Columns for the type; a longer one moves what follows.
 const TYPE_COLUMNS: usize = 32;
@@ -76,7 +63,7 @@ impl Look {
             format!("{}  ", printable(&id.chars().take(SESSION_LETTERS).collect::<String>(), LONGEST_GIST))
         });
         let before = format!("{time}  ");
-        let after = format!("  {app:<APP_COLUMNS$}  {session}{}", gist(&event.payload));
+        let after = format!("  {app:<APP_COLUMNS$}  {session}{}", gist(&event.payload, LONGEST_GIST));
         let kind_columns = kind.width().max(TYPE_COLUMNS);
         let after = self.cut(&after, before.width() + kind_columns);
         self.paint(
@@ -95,16 +82,7 @@ impl Look {
 
     /// As much of a text as fits behind `used` columns.
     fn cut(&self, text: &str, used: usize) -> String {
-        let room = self.width.map_or(usize::MAX, |width| width.saturating_sub(used));
-        if text.width() <= room {
-            return text.to_owned();
-        }
-        let mut columns = 1;
-        let fits = |c: &char| {
-            columns += c.width().unwrap_or(0);
-            columns <= room
-        };
-        text.chars().take_while(fits).chain(['…']).collect()
+        self.width.map_or_else(|| text.to_owned(), |width| cut(text, width.saturating_sub(used)))
     }
 
     fn paint(&self, before: &str, text: &str, color: Option<u8>, after: &str) -> String {
@@ -117,53 +95,6 @@ impl Look {
 
 /// Of the palette of 256 colours.
 const YELLOW: u8 = 3;
-
-/// The nearest colour of the 6 x 6 x 6 cube in the palette of 256, which more terminals know than all 16 million.
-fn nearest([red, green, blue]: [u8; 3]) -> u8 {
-    const LEVELS: [u8; 6] = [0, 95, 135, 175, 215, 255];
-    let level = |value: u8| {
-        let levels = (0_u8..).zip(LEVELS);
-        levels.min_by_key(|(_, level)| level.abs_diff(value)).map_or(0, |(index, _)| index)
-    };
-    16 + 36 * level(red) + 6 * level(green) + level(blue)
-}
-
-/// What an event is about, in a few words.
-fn gist(payload: &Value) -> String {
-    let telling = TELLING.iter().find_map(|name| payload.get(name)?.as_str());
-    let text = match (telling, payload) {
-        (Some(text), _) => text.to_owned(),
-        (None, Value::String(text)) => text.clone(),
-        (None, Value::Null) => String::new(),
-        (None, payload) => payload.to_string(),
-    };
-    printable(&text, LONGEST_GIST)
-}
-
-/// At most `limit` characters of a text, with those escaped that a terminal would obey or that would make the line
-/// look like another one: controls, and marks that change the direction of writing.
-pub(in crate::cmd) fn printable(text: &str, limit: usize) -> String {
-    let mut shown = String::with_capacity(text.len().min(limit));
-    for c in text.chars().take(limit) {
-        match c {
-            '\n' => shown.push_str("\\n"),
-            '\t' => shown.push_str("\\t"),
-            '\r' => shown.push_str("\\r"),
-            c if is_obeyed(c) => write!(shown, "{}", c.escape_unicode()).unwrap_or_default(),
-            c => shown.push(c),
-        }
-    }
-    if text.chars().nth(limit).is_some() {
-        shown.push('…');
-    }
-    shown
-}
-
-/// Whether a terminal does something else with it than show it.
-pub(in crate::cmd) fn is_obeyed(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
-}
 
 /// An event as one line of JSON, with its place in the history; or what could not be read as one.
 pub(super) fn json_of(received: &Received) -> String {

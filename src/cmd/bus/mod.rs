@@ -36,9 +36,9 @@ mod work_command;
 mod work_lines;
 
 pub(super) use command::{Args, DevArgs, run, run_dev};
-pub(super) use connection::{with_bus, with_exit_code};
+pub(super) use connection::{other_bus, with_bus, with_exit_code};
 pub(super) use doctor::quick;
-pub(super) use line::{is_obeyed, json_line, printable};
+pub(super) use line::json_line;
 pub(super) use quantity::{Moment, duration, moment};
 pub(super) use queues::confirm;
 pub(super) use table::{Side, table};

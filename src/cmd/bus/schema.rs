@@ -11,12 +11,12 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::{
-    line::{json_line, printable},
+    line::json_line,
     table::{Side, table},
 };
 use crate::{
     bus::event::registry::{self, ENVELOPE_SCHEMA},
-    cmd::{Context, Exit, Failure, Stdout},
+    cmd::{Context, Exit, Failure, Stdout, text::printable},
 };
 
 /// Flags of `godctl bus schema`.

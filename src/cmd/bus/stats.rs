@@ -6,12 +6,11 @@ use jiff::tz::TimeZone;
 
 use super::{
     connection::with_bus,
-    line::printable,
     table::{Side, table},
 };
 use crate::{
     bus::Stats,
-    cmd::{Context, Stdout, Threads, models::size},
+    cmd::{Context, Stdout, Threads, models::size, text::printable},
 };
 
 /// Flags of `godctl bus stats`.

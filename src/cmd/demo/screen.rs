@@ -130,7 +130,7 @@ fn print_events(out: &mut impl Write, left: &Left, zone: &TimeZone) -> io::Resul
         (None, None) => {}
     }
     if left.has_history && !left.events.is_empty() {
-        writeln!(out, "\nthe same again: godctl bus tail --since 5m")?;
+        writeln!(out, "\nthe same again: godctl bus tail --since 5m\nin a dashboard: godctl dash")?;
     }
     Ok(())
 }
