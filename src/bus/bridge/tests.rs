@@ -233,16 +233,25 @@ async fn without_history_a_queue_is_worked_off_and_emptied() {
     assert_eq!((queue.ready, queue.leased, queue.dead), (0, Some(0), 1));
 }
 
-/// Runs a bridge for random short times, each time dropped in the middle of whatever it does, as if killed.
+/// Runs a bridge for random short times, each time dropped in the middle of whatever it does, as if killed. At least so
+/// many times, and until something was copied: on a busy machine the times grow.
 async fn run_and_kill(from: &dyn EventBus, to: &dyn EventBus, times: u32) {
     let mut random = fastrand::Rng::with_seed(11);
     let options = options(true);
-    for _ in 0..times {
+    let (mut copied, mut longest) = (0, 40_000);
+    for round in 0.. {
+        if round >= times {
+            if copied > 0 {
+                break;
+            }
+            longest *= 2;
+        }
         let progress = Progress::default();
-        let pause = Duration::from_micros(random.u64(0..40_000));
+        let pause = Duration::from_micros(random.u64(0..longest));
         let stop = CancellationToken::new();
         let running = run(from, to, &options, &progress, &stop);
         drop(tokio::time::timeout(pause, running).await);
+        copied += progress.now().copied;
     }
 }
 

@@ -107,7 +107,7 @@ impl Past {
         let mut before = 0;
         for page in &self.pages {
             let at = |seq: &u64| page.buffer.row(*seq).and_then(|row| row.position);
-            let newer = page.shown.iter().rev().take_while(|seq| at(seq) > Some(position)).count();
+            let newer = page.shown.len() - page.shown.partition_point(|seq| at(seq) <= Some(position));
             if newer < page.shown.len() {
                 return Some(before + newer);
             }
