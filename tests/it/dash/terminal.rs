@@ -201,7 +201,7 @@ fn a_slow_terminal_misses_frames_and_no_events() {
     let mut screen = running.0.stdout.take().unwrap();
     let mut keys = running.0.stdin.take().unwrap();
     // 9600 baud are 960 bytes a second.
-    let reader = std::thread::spawn(move || {
+    let reader = std::thread::Builder::new().name("modem".to_owned()).spawn(move || {
         let mut part = [0; 96];
         let mut seen = Vec::new();
         while let Ok(count @ 1..) = screen.read(&mut part) {
@@ -210,6 +210,7 @@ fn a_slow_terminal_misses_frames_and_no_events() {
         }
         seen
     });
+    let reader = reader.unwrap();
     until("not all events came", || {
         let copied = std::fs::read_to_string(home.path().join("copy.jsonl")).unwrap_or_default();
         (copied.lines().count() == 20_000).then_some(())

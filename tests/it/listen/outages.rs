@@ -165,12 +165,16 @@ fn a_flood_before_a_broker_that_stands_still_takes_little_memory_and_ends_with_i
     until("it runs", || office.path("begun").exists().then_some(()));
     broker.pause();
     fs::write(office.path("flood"), "").unwrap();
-    until("it has answered", || (office.status()["journal"]["done"] == 1).then_some(()));
-    let unsent = office.status()["journal"]["unsent"].as_u64().unwrap();
+    let journal = |is: &dyn Fn(&Value) -> bool| {
+        until("the journal says so", || {
+            Some(office.glance()?["journal"].clone()).filter(|journal| is(journal))
+        })
+    };
+    let unsent = journal(&|journal| journal["done"] == 1)["unsent"].as_u64().unwrap();
     broker.resume();
     assert!(unsent > 1_000, "{unsent}");
     until("its answer is there", || (office.queue("answers")["ready"] == 1).then_some(()));
-    until("nothing waits", || (office.status()["journal"]["unsent"] == 0).then_some(()));
+    journal(&|journal| journal["unsent"] == 0);
     let peak = peak_mb(listener.0.id());
     assert!(peak < 150, "{peak} MB");
     let told = office.queue("tools")["ready"].as_u64().unwrap();

@@ -18,7 +18,8 @@ impl App {
         let mut shown = Vec::with_capacity(batch.len());
         for Arrived { item, is_live } in batch {
             let Some(draft) = Draft::of(&item, self.now) else { continue };
-            if is_live {
+            // The time of a recording is its own.
+            if is_live && !self.options.is_recording {
                 let lag = i64::try_from(self.now.duration_since(draft.taken).as_millis()).unwrap_or(i64::MAX);
                 self.speed.lag_ms = lag;
                 oldest_lag.get_or_insert(lag);

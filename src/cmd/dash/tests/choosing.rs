@@ -233,3 +233,79 @@ fn an_event_is_marked_noted_and_found_again() {
     desk.keys("g'");
     assert!(desk.frame().contains("no event that is shown is marked"), "{}", desk.frame());
 }
+
+const TYPES: [&str; 6] =
+    ["agent.error", "agent.tool.invoked", "voice.x.completed", "zzz.a", "agent.session.failed", "voice.y"];
+const WORDS: [&str; 5] = ["open the DOOR", "größe", "a \"quote\"", "error 429", ""];
+
+/// Type, program, session and word of an event, by number.
+type Made = (usize, usize, usize, usize);
+
+fn made((event_type, app, session, word): Made) -> Event {
+    let payload = json!({ "text": WORDS[word], "session_id": format!("s-{session}") });
+    let mut event = event(TYPES[event_type], payload);
+    event.source.app = format!("app-{app}");
+    event
+}
+
+/// What a filter says, without any of what makes it quick.
+fn matches(event: &Event, desk: &Desk) -> bool {
+    let value = |field| desk.app.value(field);
+    let event_type = event.event_type.as_str();
+    let text = serde_json::to_string(&event.payload).unwrap().to_lowercase();
+    let query = value(Field::Search).map(|query| {
+        let quoted = serde_json::to_string(&query.to_lowercase()).unwrap();
+        quoted.trim_matches('"').to_owned()
+    });
+    value(Field::Domain).is_none_or(|domain| event_type.split('.').next() == Some(&domain))
+        && value(Field::Source).is_none_or(|app| event.source.app == app)
+        && value(Field::Session).is_none_or(|session| event.payload["session_id"] == session)
+        && value(Field::Errors).is_none_or(|_| event_type.contains("error") || event_type.contains("failed"))
+        && query.is_none_or(|query| text.contains(&query) || event_type.contains(&query))
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn what_matches_is_shown_and_nothing_else(
+        events in proptest::collection::vec((0..6_usize, 0..3_usize, 0..3_usize, 0..5_usize), 1..120),
+        before in 0..120_usize,
+        domain in proptest::option::of(0..2_usize),
+        app in proptest::option::of(0..3_usize),
+        session in proptest::option::of(0..3_usize),
+        query in proptest::option::of(0..5_usize),
+        errors: bool,
+        kept in 1..200_usize,
+    ) {
+        let limits = super::super::state::buffer::Limits { rows: kept, ..ROOMY };
+        let mut desk = Desk::with(Options { limits, ..options(100, 24) });
+        let events: Vec<Event> = events.into_iter().map(made).collect();
+        let (first, then) = events.split_at(before.min(events.len()));
+        desk.live(first.iter().cloned());
+        desk.app.set(Field::Domain, domain.map(|n| ["agent", "voice"][n].to_owned())).unwrap();
+        desk.app.set(Field::Source, app.map(|n| format!("app-{n}"))).unwrap();
+        desk.app.set(Field::Session, session.map(|n| format!("s-{n}"))).unwrap();
+        desk.app.set(Field::Errors, errors.then(|| "by type".to_owned())).unwrap();
+        let words = query.map(|n| WORDS[n].to_owned()).filter(|words| !words.is_empty());
+        desk.app.set(Field::Search, words).unwrap();
+        for part in then.chunks(7) {
+            desk.live(part.iter().cloned());
+        }
+        // Those that the buffer still has.
+        let newest = &events[events.len().saturating_sub(kept)..];
+        let expected: Vec<uuid::Uuid> =
+            newest.iter().filter(|event| matches(event, &desk)).map(|event| event.event_id).collect();
+        let rows = desk.app.matches.iter().filter_map(|seq| desk.app.buffer.row(seq));
+        let shown: Vec<uuid::Uuid> = rows.map(|row| row.id).collect();
+        proptest::prop_assert_eq!(shown, expected);
+        // And the figures are those of a recount.
+        let failed = events.iter().filter(|event| event.is_error()).count() as u64;
+        let metrics = &desk.app.metrics;
+        proptest::prop_assert_eq!((metrics.total, metrics.errors), (events.len() as u64, failed));
+        proptest::prop_assert_eq!(desk.app.buffer.events(), newest.len());
+        proptest::prop_assert_eq!(desk.app.buffer.evicted(), (events.len() - newest.len()) as u64);
+        let apps: std::collections::BTreeSet<&str> = newest.iter().map(|event| event.source.app.as_str()).collect();
+        proptest::prop_assert_eq!(desk.app.buffer.facets().apps.len(), apps.len());
+    }
+}
