@@ -108,7 +108,7 @@ pub(crate) struct Args {
     /// Print one frame of this size as text and end
     #[arg(long, value_name = "WxH", value_parser = size, conflicts_with_all = ["plain", "json"])]
     frame: Option<(u16, u16)>,
-    /// Press these keys before the frame is drawn, such as '/door<Enter><Down>'
+    /// Press these keys before the frame is drawn; names stand in angle brackets, as in the examples
     #[arg(long, value_name = "KEYS", requires = "frame")]
     keys: Option<String>,
     /// Draw the frame with colours
